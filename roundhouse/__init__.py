@@ -1,0 +1,76 @@
+"""Roundhouse: a local-first model layer between an application and the backends that run its language models.
+
+Names are imported when they are first used, so that `import roundhouse` loads no backend and no HTTP stack.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from roundhouse.core.chat import Answer, ChatRequest, Chunk, Message, Sampling
+    from roundhouse.core.errors import AllProvidersFailed, Error
+    from roundhouse.core.model import Capabilities, Health
+    from roundhouse.gateway.gateway import Gateway
+    from roundhouse.gateway.library import (
+        LlamaCppProvider,
+        LLMManager,
+        LLMProviderFactory,
+        OllamaProvider,
+        OpenAIProvider,
+        PromptManager,
+        PromptTemplate,
+    )
+    from roundhouse.providers.base import LLMProvider
+
+__all__ = [
+    "AllProvidersFailed",
+    "Answer",
+    "Capabilities",
+    "ChatRequest",
+    "Chunk",
+    "Error",
+    "Gateway",
+    "Health",
+    "LLMManager",
+    "LLMProvider",
+    "LLMProviderFactory",
+    "LlamaCppProvider",
+    "Message",
+    "OllamaProvider",
+    "OpenAIProvider",
+    "PromptManager",
+    "PromptTemplate",
+    "Sampling",
+]
+
+_HOME = {
+    "core.chat": ("Answer", "ChatRequest", "Chunk", "Message", "Sampling"),
+    "core.errors": ("AllProvidersFailed", "Error"),
+    "core.model": ("Capabilities", "Health"),
+    "gateway.gateway": ("Gateway",),
+    "gateway.library": (
+        "LLMManager",
+        "LLMProviderFactory",
+        "LlamaCppProvider",
+        "OllamaProvider",
+        "OpenAIProvider",
+        "PromptManager",
+        "PromptTemplate",
+    ),
+    "providers.base": ("LLMProvider",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'roundhouse' has no attribute {name!r}")
+    value = getattr(import_module(f"roundhouse.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,74 @@
+"""The `roundhouse` command: its groups, and how an error ends it.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from roundhouse.cli import ask, config, doctor, serve
+from roundhouse.core.errors import Error
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    name="roundhouse",
+    help="One contract over the backends that run your language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("ask")(ask.ask)
+app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
+app.add_typer(config.app, name="config")
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks and the log.")] = False,
+) -> None:
+    context.ensure_object(dict)["debug"] = debug
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if not debug:
+        logging.getLogger("roundhouse").setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    state: dict[str, bool] = {}
+    try:
+        code = app(standalone_mode=False, obj=state)
+    except Error as error:
+        if state.get("debug"):
+            raise
+        print(f"roundhouse: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except typer.Exit as left:
+        sys.exit(left.exit_code)
+    except Exception as error:
+        _usage_error(error)
+        raise
+    sys.exit(code or 0)
+
+
+def _usage_error(error: Exception) -> None:
+    """Leave with 2 if `error` is the parser's own; it knows how to show itself."""
+    show = getattr(error, "show", None)
+    if callable(show):
+        show()
+        sys.exit(getattr(error, "exit_code", 2))

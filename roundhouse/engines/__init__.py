@@ -1,0 +1,1 @@
+"""How to run a backend: a child process and its life."""

@@ -1,0 +1,113 @@
+"""What to start for a target, decided from plain values: a child to spawn, or a URL that someone else serves. Pure.
+
+Only options that were set are passed on; a backend's own default applies to the rest, but for the few below whose
+default would surprise (llama.cpp's 8 GiB prompt cache, its four threads too many).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["DEFAULT_SLOTS", "Attach", "Spawn", "attach", "llamacpp"]
+
+DEFAULT_SLOTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """A backend that someone else runs."""
+
+    url: str
+    key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """A child to start.
+
+    `settings`, if any, go to the child as one JSON line on its standard input, which then stays open as its lifeline:
+    a worker of ours, which answers with one JSON line on standard output. None = a foreign server: it is polled at
+    `health_path` on the port that replaces `{port}` in `argv`, and its key travels in the variable `key_variable`.
+    `slots`: how many requests it serves at once.
+    """
+
+    argv: tuple[str, ...]
+    slots: int
+    settings: Mapping[str, Any] | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    health_path: str = "/health"
+    key_variable: str = ""
+
+
+def attach(url: str, key: str = "") -> Attach:
+    return Attach(url.rstrip("/"), key)
+
+
+def llamacpp(
+    model_path: str,
+    options: Mapping[str, Any],
+    *,
+    cores: int,
+    env: Mapping[str, str] | None = None,
+    executable: str = "",
+) -> Spawn:
+    """llama.cpp over one GGUF file: in our worker, or as the `llama-server` at `executable`.
+
+    `n_ctx` is the window of one request. llama.cpp divides its cells among the slots, so it is multiplied by
+    `n_parallel` here, unless `kv_unified` lets all slots share them. 0 or unset = the window the model was trained for.
+    """
+    slots = int(options.get("n_parallel", DEFAULT_SLOTS))
+    chosen = {"n_threads": cores, "cache_ram_mib": 0, **options, "n_parallel": slots}
+    window = int(chosen.pop("n_ctx", 0))
+    settings = {**chosen, "model": model_path, "window": window}
+    if not executable:
+        argv = (sys.executable, "-m", "roundhouse.engines.llamacpp_worker")
+        return Spawn(argv, slots, settings=settings, env=env or {})
+    return Spawn(
+        (executable, *_llama_server_flags(model_path, chosen, window)),
+        slots,
+        env=env or {},
+        key_variable="LLAMA_API_KEY",
+    )
+
+
+# Options whose flag is not their name with dashes (llama.cpp, common/arg.cpp).
+_FLAGS = {
+    "n_threads": "--threads",
+    "n_threads_batch": "--threads-batch",
+    "n_batch": "--batch-size",
+    "n_ubatch": "--ubatch-size",
+    "n_gpu_layers": "--n-gpu-layers",
+    "n_parallel": "--parallel",
+    "cache_ram_mib": "--cache-ram",
+    "draft_model": "--model-draft",
+    "chat_template": "--chat-template",
+}
+_SWITCHES = {"use_mmap": (None, "--no-mmap"), "use_mlock": ("--mlock", None), "embeddings": ("--embeddings", None)}
+
+
+def _llama_server_flags(model_path: str, options: Mapping[str, Any], window: int) -> list[str]:
+    cells = window if options.get("kv_unified") else window * int(options["n_parallel"])
+    flags = ["--model", model_path, "--host", "127.0.0.1", "--port", "{port}", "--ctx-size", str(cells)]
+    flags += ["--metrics", "--slots", "--no-webui"]
+    for name, value in options.items():
+        if name in _SWITCHES:
+            flag = _SWITCHES[name][0 if value else 1]
+            flags += [flag] if flag else []
+        elif isinstance(value, bool) and name == "flash_attn":
+            flags += ["--flash-attn", "on" if value else "off"]
+        elif isinstance(value, bool):
+            flags += [_flag(name)] if value else []
+        elif isinstance(value, list):
+            for item in value:
+                flags += [_flag(name), str(item)]
+        else:
+            flags += [_flag(name), str(value)]
+    return flags
+
+
+def _flag(name: str) -> str:
+    return _FLAGS.get(name, "--" + name.replace("_", "-"))

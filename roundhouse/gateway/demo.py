@@ -1,0 +1,22 @@
+"""The demo model that ships with the package: where its files lie."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from roundhouse.core.chat import Sampling
+
+__all__ = ["DEMO_MODEL", "DEMO_NOTICE", "DEMO_SAMPLING", "demo_gguf"]
+
+DEMO_MODEL = "demo"
+# It was trained to quote, and quotes worse the more freely it chooses.
+DEMO_SAMPLING = Sampling(temperature=0.0)
+DEMO_NOTICE = (
+    "the built-in demo model answers: a toy of 5 million parameters that can only quote its context. For real use "
+    "start Ollama and run `ollama pull mistral:7b`, or name a model in config/llm_config.yaml"
+)
+
+
+def demo_gguf() -> Path:
+    return Path(str(files("roundhouse") / "demo" / "demo-f16.gguf"))

@@ -1,0 +1,137 @@
+"""The contract that every provider keeps, ours or a third party's, and the table of names to find them by.
+
+A provider answers a `ChatRequest` with a stream of `Chunk`s (`astream`); everything else is derived from that. A
+subclass that has only the blocking `generate_answer` is a valid provider too: `astream` is then derived from it, and
+its capabilities, being the cautious defaults, say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from roundhouse.core.chat import Answer, ChatRequest, Chunk, Chunks, collect
+from roundhouse.core.errors import Unsupported
+from roundhouse.core.model import Capabilities, Health
+from roundhouse.providers import blocking
+
+__all__ = ["AsyncProvider", "CountsTokens", "Endpoint", "LLMProvider", "as_request", "gather"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where one backend answers, and as whom to speak. `target` is the name used in errors.
+
+    `key` is a secret and stays out of `repr`. `options` are backend extras of the target, passed through by name.
+    `connect_s` limits connecting alone; limits on tokens are kept by the caller.
+    """
+
+    target: str
+    url: str
+    model: str = ""
+    key: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    connect_s: float = 2.0
+
+
+def as_request(request: ChatRequest | str) -> ChatRequest:
+    return ChatRequest.of(request) if isinstance(request, str) else request
+
+
+async def gather(chunks: Chunks) -> Answer:
+    """The whole answer of a stream, which is closed whatever happens; raises what the stream raises."""
+    async with aclosing(chunks) as stream:
+        return collect([chunk async for chunk in stream])
+
+
+class LLMProvider(ABC):
+    """One backend that answers. Define `generate_answer`; override `astream` to give more than whole answers.
+
+    Blocking and async forms are the same provider. Errors are those of `roundhouse.core.errors`; any other exception
+    out of a provider is taken for a bug of that provider and counted against it as `BadResponse`.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this provider can do; the default promises nothing."""
+        return Capabilities()
+
+    @abstractmethod
+    def generate_answer(self, prompt: str) -> str:
+        """The answer to one user prompt, whole. Blocks."""
+
+    def generate(self, request: ChatRequest | str) -> Answer:
+        """The whole answer, with usage, timings and finish reason. Blocks."""
+        return blocking.call(self.agenerate(as_request(request)))
+
+    def stream(self, request: ChatRequest | str) -> Iterator[Chunk]:
+        """The answer piece by piece. Closing the iterator cancels the generation. Blocks between pieces."""
+        return blocking.iterate(self.astream(as_request(request)))
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector per text, in order. Raises `Unsupported` where the backend has no embeddings. Blocks."""
+        return blocking.call(self.aembed(texts))
+
+    def health(self) -> Health:
+        """A free probe, never a completion. Blocks."""
+        return blocking.call(self.ahealth())
+
+    def close(self) -> None:
+        """Release connections. Blocks."""
+        blocking.call(self.aclose())
+
+    async def agenerate(self, request: ChatRequest | str) -> Answer:
+        return await gather(self.astream(as_request(request)))
+
+    async def astream(self, request: ChatRequest) -> Chunks:
+        """Pieces in order, the last with a finish reason. Closing it frees the backend's slot.
+
+        It may be advanced from different tasks, so no timeout or task group may stay open across a `yield`.
+        """
+        text = await asyncio.to_thread(self.generate_answer, flatten(request))
+        yield Chunk(text=text)
+        yield Chunk(finish_reason="stop")
+
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+        raise Unsupported(f"{type(self).__name__} has no embeddings", feature="embeddings")
+
+    async def ahealth(self) -> Health:
+        return Health(alive=True, ready=True, detail="not probed: this provider has no health check")
+
+    async def aclose(self) -> None:
+        return None
+
+
+class AsyncProvider(LLMProvider):
+    """A provider whose own form is the stream; the blocking answer is derived from it."""
+
+    def generate_answer(self, prompt: str) -> str:
+        return self.generate(prompt).text
+
+    @abstractmethod
+    def astream(self, request: ChatRequest) -> Chunks: ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """What a provider may have besides: the means to fit a prompt into its window."""
+
+    async def acount_tokens(self, request: ChatRequest) -> int:
+        """Prompt tokens of `request` under the model's own chat template."""
+        ...
+
+    async def awindow_tokens(self) -> int:
+        """The window of one request, prompt and answer together."""
+        ...
+
+
+def flatten(request: ChatRequest) -> str:
+    """A conversation as one prompt, for providers that take nothing else: turns apart by a blank line, in order."""
+    if len(request.messages) == 1:
+        return request.messages[0].content
+    return "\n\n".join(message.content for message in request.messages if message.content)

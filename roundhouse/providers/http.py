@@ -1,0 +1,263 @@
+"""The one HTTP seam of all providers: a pooled client whose failures are our errors.
+
+A connection that dies before any byte of the answer has come is tried once more at no cost: servers close kept
+connections as they please, and the client learns of it only by using them.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from roundhouse.core.errors import (
+    BadResponse,
+    ConnectFailed,
+    ContentRefused,
+    ContextTooLong,
+    Error,
+    InvalidRequest,
+    Loading,
+    Misconfigured,
+    Overloaded,
+    ProviderError,
+    StreamBroken,
+    TimedOut,
+)
+from roundhouse.providers.base import Endpoint
+
+__all__ = ["HTTPClient", "error_from_frame"]
+
+_LOOPBACK_CONNECT_S = 0.5
+_READ_BUFFER_BYTES = 1 << 20  # aiohttp's 64 KiB makes long prompts slow
+_ANSWER_LIMIT_BYTES = 64 << 20
+_EXCERPT_CHARACTERS = 200
+_JSON = {"content-type": "application/json"}
+
+
+class HTTPClient:
+    """Requests to one backend. Built anywhere; its connections belong to the loop that first uses it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.target = endpoint.target
+        self._url = endpoint.url.rstrip("/")
+        self._headers = {**_JSON, **endpoint.headers}
+        if endpoint.key:
+            self._headers["authorization"] = f"Bearer {endpoint.key}"
+        loopback = urlsplit(endpoint.url).hostname in ("localhost", "127.0.0.1", "::1")
+        self._connect_s = min(endpoint.connect_s, _LOOPBACK_CONNECT_S) if loopback else endpoint.connect_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def aclose(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def get(self, path: str, *, limit_s: float = 5.0) -> Any:
+        """The JSON at `path`."""
+        return await self._whole("GET", path, None, limit_s)
+
+    async def post(self, path: str, body: Mapping[str, Any], *, limit_s: float = 60.0) -> Any:
+        """The JSON that answers `body`, for requests whose answer is small and quick."""
+        return await self._whole("POST", path, body, limit_s)
+
+    @asynccontextmanager
+    async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bytes of a streamed answer as they come. Leaving closes the connection, which cancels the generation."""
+        response = await self._send("POST", path, body, limit_s=None)
+        try:
+            yield self._pieces(response)
+        finally:
+            # Never returned to the pool: servers drop a connection after a stream, and the next user would trip on it.
+            response.close()
+
+    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        try:
+            async for piece in response.content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, OSError) as error:
+            raise StreamBroken(
+                f'target "{self.target}" cut its answer: {_words(error)}', target=self.target, status=response.status
+            ) from error
+
+    async def _whole(self, method: str, path: str, body: Mapping[str, Any] | None, limit_s: float) -> Any:
+        response = await self._send(method, path, body, limit_s=limit_s)
+        try:
+            data = await response.content.read(_ANSWER_LIMIT_BYTES)
+            return msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._no_json(response.status, data) from error
+        except TimeoutError as error:
+            raise self._timed_out(limit_s, "total") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise StreamBroken(
+                f'target "{self.target}" cut its answer: {_words(error)}', target=self.target, status=response.status
+            ) from error
+        finally:
+            response.release()
+
+    async def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None, *, limit_s: float | None
+    ) -> aiohttp.ClientResponse:
+        """A response with a success status; anything else is raised."""
+        data = None if body is None else msgspec.json.encode(body)
+        for last in (False, True):
+            try:
+                response = await self._open().request(
+                    method,
+                    self._url + path,
+                    data=data,
+                    timeout=aiohttp.ClientTimeout(total=limit_s, sock_connect=self._connect_s),
+                )
+                break
+            except aiohttp.ServerTimeoutError as error:
+                raise self._timed_out(self._connect_s, "connect") from error
+            except TimeoutError as error:
+                raise self._timed_out(limit_s or self._connect_s, "total") from error
+            except aiohttp.ClientConnectorError as error:
+                raise self._unreachable(error, refused=isinstance(error.os_error, ConnectionRefusedError)) from error
+            except (aiohttp.ClientError, OSError) as error:
+                if last:
+                    raise self._unreachable(error, refused=False) from error
+        if response.status >= 300:
+            try:
+                text = await response.content.read(64 << 10)
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                text = b""
+            finally:
+                response.close()
+            raise error_from_status(self.target, response.status, response.headers, text)
+        return response
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                headers=self._headers,
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+                read_bufsize=_READ_BUFFER_BYTES,
+                auto_decompress=True,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    def _timed_out(self, limit_s: float, phase: str) -> TimedOut:
+        return TimedOut(
+            f'target "{self.target}" at {self._url} did not answer within {limit_s:g} s',
+            target=self.target,
+            phase=phase,
+            limit_s=limit_s,
+        )
+
+    def _unreachable(self, error: Exception, *, refused: bool) -> ConnectFailed:
+        said = "nothing listens there; is it running?" if refused else _words(error)
+        return ConnectFailed(
+            f'target "{self.target}" cannot be reached at {self._url}: {said}', target=self.target, refused=refused
+        )
+
+    def _no_json(self, status: int, data: bytes) -> BadResponse:
+        return BadResponse(
+            f'target "{self.target}" at {self._url} answered {status} with something that is no JSON: {_excerpt(data)}',
+            target=self.target,
+            status=status,
+        )
+
+
+def error_from_status(target: str, status: int, headers: Mapping[str, str], body: bytes) -> Error:
+    """The error of an answer with a failure status, by status and code, never by the words of its message."""
+    said = _said(body)
+    message = said.get("message") or _excerpt(body)
+    told = f'target "{target}" answered {status}: {message}'
+    kind = {str(said.get("type")), str(said.get("code"))}
+    if kind & {"exceed_context_size_error", "context_length_exceeded"}:
+        return _too_long(target, told, said)
+    if kind & {"content_filter", "content_policy_violation"}:
+        return ContentRefused(told, target=target)
+    match status:
+        case 401 | 402 | 403:
+            return Misconfigured(f"{told}; check its api_key and account", target=target, status=status)
+        case 404:
+            # The model's name comes from the configuration, not from the caller: another target may well have its own.
+            return Misconfigured(f"{told}; check its endpoint and model", target=target, status=status)
+        case 429:
+            return Overloaded(
+                told, target=target, status=status, retry_after_s=retry_after_s(headers), rate_limited=True
+            )
+        case 503 if "unavailable_error" in kind:
+            return Loading(told, target=target, status=status)
+        case 503:
+            return Overloaded(told, target=target, status=status, retry_after_s=retry_after_s(headers))
+        case 408 | 504:
+            return TimedOut(told, target=target, status=status, phase="total")
+        case _ if 400 <= status < 500:
+            return InvalidRequest(told)
+        case _:
+            return ProviderError(told, target=target, status=status)
+
+
+def error_from_frame(target: str, said: Any) -> Error:
+    """The error of an `error` frame inside a stream that had begun with a success status."""
+    fields = said if isinstance(said, Mapping) else {"message": said}
+    told = f'target "{target}" failed in the middle: {fields.get("message") or "it did not say why"}'
+    if "exceed_context_size_error" in (fields.get("type"), fields.get("code")):
+        return _too_long(target, told, fields)
+    return StreamBroken(told, target=target)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds from `retry-after-ms`, or from `Retry-After` as seconds or a date; None = not said, or unreadable."""
+    if milliseconds := headers.get("retry-after-ms"):
+        return _number(milliseconds, 1000)
+    value = headers.get("Retry-After")
+    if not value:
+        return None
+    if (seconds := _number(value, 1)) is not None:
+        return seconds
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _number(text: str, divisor: float) -> float | None:
+    try:
+        value = float(text) / divisor
+    except ValueError:
+        return None
+    return value if 0 <= value < float("inf") else None
+
+
+def _too_long(target: str, told: str, said: Mapping[str, Any]) -> ContextTooLong:
+    prompt, limit = said.get("n_prompt_tokens"), said.get("n_ctx")
+    return ContextTooLong(
+        told,
+        target=target,
+        prompt_tokens=prompt if isinstance(prompt, int) else 0,
+        limit_tokens=limit if isinstance(limit, int) else 0,
+    )
+
+
+def _said(body: bytes) -> Mapping[str, Any]:
+    """The error object of a body: OpenAI's `{"error": {...}}`, or the plain `{"error": "text"}` of others."""
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+    error = decoded.get("error", decoded) if isinstance(decoded, dict) else decoded
+    if isinstance(error, dict):
+        return error
+    return {"message": error} if isinstance(error, str) else {}
+
+
+def _excerpt(data: bytes) -> str:
+    text = " ".join(data[: _EXCERPT_CHARACTERS * 4].decode("utf-8", "replace").split())
+    return repr(text[:_EXCERPT_CHARACTERS]) if text else "nothing"
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

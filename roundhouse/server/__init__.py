@@ -1,0 +1,1 @@
+"""HTTP entrances: parse a wire, call the gateway, encode the answer. No decisions are taken here."""

@@ -1,0 +1,100 @@
+"""One HTTP exchange on raw ASGI: read a bounded body, notice at once that the client has gone, write the answer.
+
+Raw ASGI rather than a framework's response classes, because an answer must be cancelled the moment its client hangs
+up, in every phase: queued, loading, waiting for the first token, streaming.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any
+
+import msgspec
+from starlette.types import Message, Receive, Send
+
+from roundhouse.core.errors import Error, InvalidRequest
+from roundhouse.server.errors import body_of, headers_of, status_of
+
+__all__ = ["ClientGone", "read_body", "send_bytes", "send_error", "send_events", "until_client_leaves"]
+
+_JSON = (b"content-type", b"application/json")
+_EVENTS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
+
+
+class ClientGone(Exception):
+    """The client closed its side; nobody is left to answer."""
+
+
+async def read_body(receive: Receive, limit_bytes: int) -> bytes:
+    """The whole body. Raises `InvalidRequest` past `limit_bytes`, `ClientGone` if it never arrives whole."""
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > limit_bytes:
+            raise InvalidRequest(f"the body is larger than {limit_bytes >> 20} MiB, which is the limit")
+        if not message.get("more_body"):
+            return piece if not pieces else b"".join([*pieces, piece])
+        pieces.append(piece)
+
+
+async def until_client_leaves(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; if the client leaves first, cancel it, wait for its clean-up, and raise `ClientGone`.
+
+    To be called once the body is read: what `receive` still has to say is then only that the client is gone.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        working.cancel()
+        await asyncio.wait((working,))
+        if not working.cancelled() and (error := working.exception()):
+            raise error
+        raise ClientGone
+    finally:
+        leaving.cancel()
+        if not working.done():
+            working.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def send_bytes(send: Send, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+    """A JSON answer, whole."""
+    sent = [_JSON, (b"content-length", str(len(body)).encode()), *_raw(headers)]
+    await send({"type": "http.response.start", "status": status, "headers": sent})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: Error) -> None:
+    await send_bytes(send, msgspec.json.encode(body_of(error)), status_of(error), headers_of(error))
+
+
+async def send_events(send: Send, events: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
+    """Server-sent events. An error after the first byte becomes an error event, and no end mark follows it."""
+    await send({"type": "http.response.start", "status": 200, "headers": [*_EVENTS, *_raw(headers)]})
+    try:
+        async for event in events:
+            await send(_part(event))
+    except Error as error:
+        await send(_part(b"data: " + msgspec.json.encode(body_of(error)) + b"\n\n"))
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _part(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+def _raw(headers: Mapping[str, str] | None) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in (headers or {}).items()]

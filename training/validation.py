@@ -1,0 +1,50 @@
+"""Fixed questions over names of a split: for watching training (`validation`) and for the final score (`heldout`)."""
+
+from __future__ import annotations
+
+from random import Random
+
+from transformers import PreTrainedTokenizerBase
+
+from training.data import Case, Group, QuestionKind, Shape, make_group
+from training.names import Split
+from training.prompts import rag_query
+
+__all__ = ["questions", "validation_set"]
+
+_SETS: dict[str, tuple[QuestionKind, int]] = {
+    "answerable_1": ("answerable", 1),
+    "answerable_2": ("answerable", 2),
+    "answerable_3": ("answerable", 3),
+    "answerable_4": ("answerable", 4),
+    "answerable_6": ("answerable", 6),
+    "entity_absent": ("entity_absent", 0),
+    "fact_absent": ("fact_absent", 0),
+    "off_topic": ("off_topic", 0),
+}
+
+
+def questions(split: Split, seed: int, kind: QuestionKind, sentences: int, number: int) -> list[tuple[Group, Case]]:
+    """`number` single questions of one kind, each with a context of its own; 0 sentences = 1 to 4, evenly."""
+    rng = Random(seed)
+    found = []
+    for place in range(number):
+        length = sentences or 1 + place % 4
+        group = make_group(rng, split, Shape(length, length, 1), (kind,))
+        found.append((group, group.cases[0]))
+    return found
+
+
+def validation_set(tokenizer: PreTrainedTokenizerBase, per_kind: int) -> dict[str, list[tuple[list[int], list[int]]]]:
+    """Token ids of prompt and answer by set, over names that neither training nor the held-out set has."""
+    sets = {}
+    for name, (kind, sentences) in _SETS.items():
+        rows = []
+        for group, case in questions("validation", 999, kind, sentences, per_kind if kind != "off_topic" else 40):
+            prompt = f"<s>[INST] {rag_query(group.context, case.question)}[/INST]"
+            asked, told = (
+                tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, f" {case.answer}</s>")
+            )
+            rows.append((asked, told))
+        sets[name] = rows
+    return sets
