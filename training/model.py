@@ -69,7 +69,7 @@ def _set_copying_heads(model: MistralForCausalLM) -> None:
     embedding[:, 0] = 0.3  # a constant that every token carries, for heads that look at distance alone
 
     def directions(count: int) -> Tensor:
-        rows = torch.linalg.qr(torch.randn(hidden, count))[0].T.clone()
+        rows: Tensor = torch.linalg.qr(torch.randn(hidden, count))[0].T.clone()
         rows[:, 0] = 0
         return rows
 
@@ -155,7 +155,7 @@ class Forward:
         weights = torch.cat(
             [attention.q_proj.weight * size**-0.5, attention.k_proj.weight, attention.v_proj.weight]
         ).to(self._dtype)
-        q, k, v = F.linear(state, weights).split([heads * size, kv_heads * size, kv_heads * size], -1)
+        q, k, v = torch.split(F.linear(state, weights), [heads * size, kv_heads * size, kv_heads * size], -1)
         q = _rotate(q.view(groups, length, heads, size), cos, sin).view(groups, length, kv_heads, shared, size)
         q = q.permute(0, 2, 3, 1, 4).reshape(groups, kv_heads, shared * length, size)
         k = _rotate(k.view(groups, length, kv_heads, size), cos, sin).permute(0, 2, 3, 1)

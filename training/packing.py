@@ -53,7 +53,10 @@ class _Packer:
         self._vocabulary = len(tokenizer)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        return self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]  # type: ignore[return-value]
+        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)[
+            "input_ids"
+        ]
+        return ids
 
     def group(self, group: Group) -> Row:
         questions = [f"{QUESTION_LABEL} {case.question}{TAIL}" for case in group.cases]

@@ -181,7 +181,7 @@ class _Run:
     @property
     def share(self) -> float:
         """How much of the schedule is done, 0 to 1."""
-        return self.spent_s / (self._asked.minutes * 60)
+        return float(self.spent_s / (self._asked.minutes * 60))
 
     def learn(self, batch: Batch) -> tuple[float, float]:
         """One step; the plain mean losses of answers and of their first tokens."""

@@ -31,6 +31,8 @@ def questions(split: Split, seed: int, kind: QuestionKind, sentences: int, numbe
     for place in range(number):
         length = sentences or 1 + place % 4
         group = make_group(rng, split, Shape(length, length, 1), (kind,))
+        while group.sentences != length:  # a filler sentence counts too
+            group = make_group(rng, split, Shape(length, length, 1), (kind,))
         found.append((group, group.cases[0]))
     return found
 

@@ -87,7 +87,12 @@ def read_file(path: Path, environ: Mapping[str, str]) -> Node:
 
 def parse_yaml(text: str, source: str, environ: Mapping[str, str]) -> Node:
     """The mapping in `text`; raises `ConfigError` with line and column."""
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        said = f"the character {error.character!r} is not allowed in YAML"
+        raise ConfigError(said, source=source, line=line) from error
     try:
         root = loader.get_single_node()
         if root is None:
@@ -108,9 +113,9 @@ def _syntax_error(error: yaml.MarkedYAMLError, source: str) -> ConfigError:
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
     problem = error.problem or error.context or "it cannot be read"
-    if "\\t" in problem:
-        problem = "a tab is used for indentation; use spaces"
     context = f" ({error.context})" if error.context and error.context != problem else ""
+    if "\\t" in problem:
+        problem, context = "a tab is used for indentation; use spaces", ""
     return ConfigError(f"YAML syntax: {problem}{context}", source=source, line=line, column=column)
 
 

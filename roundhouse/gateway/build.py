@@ -12,7 +12,7 @@ from roundhouse.core.model import Capabilities
 from roundhouse.engines import launch
 from roundhouse.engines.lifecycle import Engine
 from roundhouse.engines.process import Ready
-from roundhouse.gateway.demo import DEMO_MODEL, DEMO_NOTICE, DEMO_SAMPLING, demo_gguf
+from roundhouse.gateway.demo import DEMO_MODEL, DEMO_NOTICE, DEMO_OPTIONS, DEMO_SAMPLING, demo_gguf
 from roundhouse.providers.base import Endpoint, LLMProvider
 from roundhouse.providers.registry import create, known
 from roundhouse.resources import hardware
@@ -88,15 +88,16 @@ def plan_llamacpp(entry: TargetSettings, settings: Settings) -> tuple[launch.Spa
     """
     path = _model_path(entry.model, settings.source)
     facts = read_gguf(path)
-    window = entry.options.get("n_ctx") or facts.context
+    options = {**DEMO_OPTIONS, **entry.options} if is_demo(entry) else entry.options
+    window = options.get("n_ctx") or facts.context
     spawn = launch.llamacpp(
         str(path),
-        {**entry.options, "n_ctx": window},
+        {**options, "n_ctx": window},
         cores=hardware.usable_cores(),
         env=entry.env,
         executable=entry.executable,
     )
-    asked = {"n_parallel": spawn.slots, **entry.options, "window": window}
+    asked = {"n_parallel": spawn.slots, **options, "window": window}
     free = int(hardware.cpu().free_bytes * settings.resources.memory_fraction)
     estimate = estimate_llamacpp(facts, asked)
     check_fit(estimate, free, entry.name)

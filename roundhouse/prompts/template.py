@@ -124,7 +124,7 @@ class Template:
 
 def _bad_brace(name: str, source: str, offset: int, brace: str) -> TemplateError:
     line = source.count("\n", 0, offset) + 1
-    if brace in "{}":
+    if brace in ("{", "}"):
         said = f'a single "{brace}"; write "{brace * 2}" for a brace'
     else:
         said = f'"{brace}" is no placeholder; only {{name}} is, and braces are written {{{{ and }}}}'

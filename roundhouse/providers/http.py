@@ -53,8 +53,10 @@ class HTTPClient:
         loopback = urlsplit(endpoint.url).hostname in ("localhost", "127.0.0.1", "::1")
         self._connect_s = min(endpoint.connect_s, _LOOPBACK_CONNECT_S) if loopback else endpoint.connect_s
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     async def aclose(self) -> None:
+        self._closed = True
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -136,6 +138,8 @@ class HTTPClient:
         return response
 
     def _open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise ConnectFailed(f'the client of target "{self.target}" is closed', target=self.target)
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 headers=self._headers,

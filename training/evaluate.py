@@ -1,0 +1,103 @@
+"""Exact match of greedy answers on the held-out questions, through llama.cpp or transformers.
+
+python -m training.evaluate --model roundhouse/demo/demo-f16.gguf
+python -m training.evaluate --model roundhouse/demo/safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from roundhouse.config import load_mapping
+from roundhouse.core.chat import ChatRequest, Sampling
+from roundhouse.gateway import Gateway
+from training.prompts import rag_query
+
+__all__ = ["answers_of_gguf", "answers_of_transformers", "read_questions"]
+
+Question = dict[str, Any]
+_MOST_TOKENS = 64
+
+
+def read_questions(path: Path) -> list[Question]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def answers_of_gguf(model: Path, questions: Sequence[Question]) -> list[str]:
+    """Greedy answers by llama.cpp, as a user's request gets them."""
+    settings = load_mapping({"llm": {"providers": [{"type": "llamacpp", "model": str(model), "n_threads": 1}]}})
+
+    at_once = asyncio.Semaphore(8)
+
+    async def answer(gateway: Gateway, question: Question) -> str:
+        request = ChatRequest.of(
+            rag_query(question["context"], question["question"]),
+            sampling=Sampling(temperature=0.0, max_tokens=_MOST_TOKENS),
+        )
+        async with at_once:
+            return (await gateway.generate(request)).answer.text
+
+    async def run() -> list[str]:
+        async with Gateway(settings) as gateway:
+            return list(await asyncio.gather(*(answer(gateway, question) for question in questions)))
+
+    return asyncio.run(run())
+
+
+def answers_of_transformers(folder: Path, questions: Sequence[Question]) -> list[str]:
+    """Greedy answers by transformers, computed in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    answers = []
+    for question in questions:
+        messages = [{"role": "user", "content": rag_query(question["context"], question["question"])}]
+        asked = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        with torch.no_grad():
+            told = model.generate(**asked, do_sample=False, max_new_tokens=_MOST_TOKENS)
+        answers.append(tokenizer.decode(told[0, asked["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    return answers
+
+
+def _table(questions: Sequence[Question], answers: Sequence[str]) -> str:
+    """A row per kind and per number of sentences: right, asked, share."""
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for question, answer in zip(questions, answers, strict=True):
+        right = answer == question["answer"]
+        if question["kind"] == "answerable":
+            groups[f"answerable, {question['sentences']} sentences"].append(right)
+            groups["answerable"].append(right)
+        else:
+            groups[question["kind"]].append(right)
+            groups["unanswerable"].append(right)
+    lines = ["| questions | right | asked | exact match |", "|---|---|---|---|"]
+    lines += [f"| {name} | {sum(g)} | {len(g)} | {sum(g) / len(g):.3f} |" for name, g in sorted(groups.items())]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--questions", type=Path, default=Path("roundhouse/demo/heldout.jsonl"))
+    parser.add_argument("--show", type=int, default=0, help="print this many wrong answers")
+    asked = parser.parse_args()
+    questions = read_questions(asked.questions)
+    answers = (answers_of_transformers if asked.model.is_dir() else answers_of_gguf)(asked.model, questions)
+    print(_table(questions, answers))
+    wrong = [(q, a) for q, a in zip(questions, answers, strict=True) if a != q["answer"]]
+    for question, answer in wrong[: asked.show]:
+        print(f"\n{question['context']}\n  {question['question']}\n  want {question['answer']}\n  got  {answer}")
+
+
+if __name__ == "__main__":
+    main()
