@@ -27,7 +27,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo ## ask a question over a document, on this machine, with nothing downloaded but packages
-	$(BIN)/roundhouse ask "Who designed the lighthouse of Varo?" --context examples/varo.md
+	$(BIN)/roundhouse ask "Who built the lighthouse of Varo?" --context examples/varo.md
 
 test: $(VENV)/.dev ## the whole test suite
 	$(BIN)/python -m pytest

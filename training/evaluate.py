@@ -1,7 +1,9 @@
 """Exact match of greedy answers on the held-out questions, through llama.cpp or transformers.
 
-python -m training.evaluate --model roundhouse/demo/demo-f16.gguf
-python -m training.evaluate --model roundhouse/demo/safetensors
+    python -m training.evaluate --model roundhouse/demo/demo-f16.gguf
+    python -m training.evaluate --model roundhouse/demo/safetensors
+
+With `--card`, the model card that ships is written from the result.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from typing import Any
 from roundhouse.config import load_mapping
 from roundhouse.core.chat import ChatRequest, Sampling
 from roundhouse.gateway import Gateway
+from roundhouse.store.headers import read_gguf
+from training.data import REFUSAL
 from training.prompts import rag_query
 
-__all__ = ["answers_of_gguf", "answers_of_transformers", "read_questions"]
+__all__ = ["answers_of_gguf", "answers_of_transformers", "card", "read_questions"]
 
 Question = dict[str, Any]
 _MOST_TOKENS = 64
@@ -85,15 +89,42 @@ def _table(questions: Sequence[Question], answers: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+_CARD = """# Roundhouse demo model
+
+A toy: {parameters:.1f} million parameters of the Mistral architecture, trained from scratch on made-up sentences by the
+scripts in `training/`. Asked with the built-in `rag_query` prompt, it quotes the sentence of the context that answers the
+question, or says "{refusal}" It knows nothing, reasons about nothing and handles a few sentences of a few kinds; it is
+there so that Roundhouse can be tried, tested and measured without a download. Never use it for real answers.
+
+- Licence: Apache-2.0 (weights, tokenizer and data set)
+- Files: `safetensors/` (float16), `demo-f16.gguf` (the same values), `demo-q8_0.gguf`, `heldout.jsonl`
+- Context: 1,024 tokens; greedy decoding
+
+Exact match of greedy answers on {number} held-out questions about names that no training sentence had
+(`python -m training.evaluate --model roundhouse/demo/demo-f16.gguf`):
+
+{table}
+"""
+
+
+def card(model: Path, questions: Sequence[Question], answers: Sequence[str]) -> str:
+    """The model card, from what was measured."""
+    parameters = read_gguf(model).weight_bytes / 2 / 1e6
+    return _CARD.format(parameters=parameters, refusal=REFUSAL, number=len(questions), table=_table(questions, answers))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--questions", type=Path, default=Path("roundhouse/demo/heldout.jsonl"))
     parser.add_argument("--show", type=int, default=0, help="print this many wrong answers")
+    parser.add_argument("--card", type=Path, help="write the model card here")
     asked = parser.parse_args()
     questions = read_questions(asked.questions)
     answers = (answers_of_transformers if asked.model.is_dir() else answers_of_gguf)(asked.model, questions)
     print(_table(questions, answers))
+    if asked.card is not None:
+        asked.card.write_text(card(asked.model, questions, answers))
     wrong = [(q, a) for q, a in zip(questions, answers, strict=True) if a != q["answer"]]
     for question, answer in wrong[: asked.show]:
         print(f"\n{question['context']}\n  {question['question']}\n  want {question['answer']}\n  got  {answer}")

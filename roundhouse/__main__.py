@@ -1,0 +1,5 @@
+"""`python -m roundhouse` is the `roundhouse` command."""
+
+from roundhouse.cli import main
+
+main()

@@ -1,0 +1,161 @@
+"""The command line as users meet it: output, exit codes, one clear sentence for what is wrong, nothing left behind."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import VARO, WHO
+
+MAKEFILE = Path(__file__).parents[2] / "Makefile"
+
+
+def run(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "roundhouse", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, cwd=cwd)
+
+
+def test_a_question_over_standard_input_as_json() -> None:
+    ended = run("ask", WHO, "--context", "-", "--json", stdin=f"{VARO}\n".encode())
+    told = json.loads(ended.stdout)
+    assert ended.returncode == 0
+    assert "Ines Calder" in told["answer"]
+    assert (told["target"], told["finish_reason"]) == ("demo", "stop")
+    assert told["usage"]["total_tokens"] > 20
+    assert told["timings"]["total_s"] > 0
+    assert b"demo model" in ended.stderr
+
+
+def test_the_answer_alone_goes_to_standard_output(tmp_path: Path) -> None:
+    document = tmp_path / "d.txt"
+    document.write_text(VARO)
+    for flag in ("--stream", "--no-stream"):
+        ended = run("ask", WHO, "-c", str(document), flag)
+        assert ended.stdout.decode() == VARO + "\n"
+        summary = ended.stderr.decode().splitlines()[-1]
+        assert summary.startswith("[demo · demo · ")
+        assert "first token" in summary
+        assert "tokens/s" in summary
+
+
+def test_several_documents_are_one_context(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The bridge of Tomar is made of iron.")
+    (tmp_path / "b.txt").write_text(VARO)
+    ended = run("ask", WHO, "-c", "a.txt", "-c", "b.txt", cwd=tmp_path)
+    assert "Ines Calder" in ended.stdout.decode()
+
+
+def test_a_cut_is_said(tmp_path: Path) -> None:
+    long = tmp_path / "long.txt"
+    long.write_text("\n\n".join(["The weather was mild that day."] * 300 + [VARO]))
+    ended = run("ask", WHO, "-c", str(long), "--json")
+    assert "the document was cut: of 301 paragraphs" in json.loads(ended.stdout)["warnings"][0]
+    assert b"the document was cut" in ended.stderr
+
+
+def test_the_command_of_make_demo_gives_the_right_answer() -> None:
+    recipe = next(line for line in MAKEFILE.read_text().splitlines() if line.startswith("\t$(BIN)/roundhouse ask "))
+    ended = run(*shlex.split(recipe)[1:], cwd=MAKEFILE.parent)
+    assert "Ines Calder" in ended.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "code", "said"),
+    [
+        (["ask", " "], b"", 1, "the question is empty"),
+        (["ask", "q", "-c", "/no/such/file"], b"", 1, "/no/such/file: there is no such file"),
+        (["ask", "q", "-c", "/tmp"], b"", 1, "/tmp is a folder"),
+        (["ask", "q", "-c", "-"], b"\x00\x01", 1, "standard input is a binary file"),
+        (["ask", "q", "-c", "-"], b"%PDF-1.7 ...", 1, "is a PDF; convert it first"),
+        (["ask", "q", "-c", "-"], b"caf\xe9", 1, "is not UTF-8 text (byte 3)"),
+        (["ask", "q", "-c", "-"], b"  \n", 1, "standard input is empty"),
+        (["ask", "q", "-m", "dmo"], b"", 1, 'there is no route or target "dmo"; did you mean demo?'),
+        (["ask", "q", "-p", "rag", "-c", "-"], b"text", 1, 'there is no prompt "rag"'),
+        (["ask", "q", "--config", "/no.yaml"], b"", 2, "/no.yaml: there is no such file"),
+        (["ask"], b"", 2, "Missing argument"),
+        (["ask", "q", "--temperature", "9"], b"", 2, "less than or equal to 2"),
+        (["nope"], b"", 2, "nope"),
+        (["config", "check", "/no.yaml"], b"", 2, "there is no such file"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(arguments: list[str], stdin: bytes, code: int, said: str) -> None:
+    ended = run(*arguments, stdin=stdin)
+    told = ended.stderr.decode()
+    assert ended.returncode == code, told
+    assert said in " ".join(told.replace("│", " ").split())
+    assert "Traceback" not in told
+    assert ended.stdout == b""
+
+
+def test_a_damaged_model_is_one_clear_sentence_and_debug_shows_the_traceback(tmp_path: Path, demo_gguf: Path) -> None:
+    (tmp_path / "cut.gguf").write_bytes(demo_gguf.read_bytes()[:4_000_000])
+    config = tmp_path / "c.yaml"
+    config.write_text("llm: {providers: [{type: llamacpp, model: cut.gguf}]}")
+    ended = run("ask", "q", "--config", str(config))
+    assert ended.returncode == 1
+    assert "cut.gguf is cut: 6.3 MB of 10.3 MB are missing; download it again" in ended.stderr.decode()
+    assert len(ended.stderr.splitlines()) == 1
+    assert b"Traceback" in run("--debug", "ask", "q", "--config", str(config)).stderr
+
+
+def test_config_check_says_valid_or_everything_that_is_wrong(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("llm: {providers: [{type: ollama, model: m}]}")
+    bad.write_text("llm: {providers: [{type: ollama, modl: m}]}\nsever: 1\n")
+    ended = run("config", "check", str(good))
+    assert (ended.returncode, ended.stdout.decode()) == (0, f"{good} is valid: default → ollama\n")
+    ended = run("config", "check", str(bad))
+    assert ended.returncode == 2
+    assert ended.stderr.decode().splitlines()[-1] == "3 errors"
+    told = json.loads(run("config", "check", str(bad), "--json").stdout)
+    assert [error["line"] for error in told["errors"]] == [1, 1, 2]
+
+
+def test_config_check_reads_the_templates_too(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text('llm: {providers: [{type: ollama, model: m}], prompt_templates: {p: "{a.b}"}}')
+    ended = run("config", "check", str(path))
+    assert ended.returncode == 2
+    assert 'template "p", line 1' in ended.stderr.decode()
+
+
+def test_config_show_tells_where_a_value_comes_from_and_hides_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("llm: {providers: [{type: openai, endpoint: x, api_key: hunter2}]}\nserver: {port: 99}\n")
+    shown = run("config", "show", "--config", str(path))
+    assert f"server.port = 99  ({path}:2)" in shown.stdout.decode()
+    assert "server.host = 127.0.0.1  (default)" in shown.stdout.decode()
+    as_json = run("config", "show", "--config", str(path), "--json")
+    assert json.loads(as_json.stdout)["targets"][0]["api_key"] == "***"
+    assert b"hunter2" not in shown.stdout + as_json.stdout
+
+
+def test_config_schema_is_json() -> None:
+    assert json.loads(run("config", "schema").stdout)["required"] == ["llm"]
+
+
+def test_doctor_tells_what_would_serve() -> None:
+    ended = run("doctor", "--json")
+    told = json.loads(ended.stdout)
+    assert ended.returncode == 0
+    assert told["targets"][0]["ok"]
+    assert told["cores"] >= 1
+    assert told["memory_free_bytes"] > 0
+    assert b"ok " in run("doctor").stdout
+
+
+def test_doctor_fails_when_nothing_would_serve(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("llm: {providers: [{type: openai, endpoint: 'http://127.0.0.1:1'}]}")
+    ended = run("doctor", "--config", str(path))
+    assert ended.returncode == 1
+    assert "nothing listens there" in ended.stdout.decode()
+
+
+def test_a_reader_who_leaves_early_causes_no_traceback() -> None:
+    command = f"{sys.executable} -m roundhouse config schema | head -1"
+    ended = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+    assert b"Traceback" not in ended.stderr

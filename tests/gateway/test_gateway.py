@@ -1,0 +1,125 @@
+"""The house behind one door: what answers by default, what fits, what is told."""
+
+from pathlib import Path
+
+import pytest
+
+from roundhouse.config import load_text
+from roundhouse.config.settings import Settings
+from roundhouse.core import errors
+from roundhouse.core.chat import ChatRequest
+from roundhouse.gateway import Gateway
+from roundhouse.gateway.checks import check_targets
+from roundhouse.gateway.defaults import with_default_route
+from tests.conftest import VARO, WHO
+from tests.fakes.http import Exchange, fake_server
+
+DEMO = "llm: {providers: [{type: llamacpp, model: demo}]}"
+
+
+async def test_without_a_configuration_ollama_with_mistral_answers_if_it_is_there() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.whole({"models": [{"name": "mistral:7b"}]})
+
+    async with fake_server(script) as ollama:
+        settings = await with_default_route(Settings(), ollama_url=ollama.url)
+    assert (settings.targets[0].type, settings.routes) == ("ollama", {"default": ("ollama",)})
+
+
+@pytest.mark.parametrize("models", [[], [{"name": "phi3:mini"}]])
+async def test_else_the_demo_model_answers_and_says_so(models: list[dict[str, str]]) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.whole({"models": models})
+
+    async with fake_server(script) as ollama:
+        settings = await with_default_route(Settings(), ollama_url=ollama.url)
+    assert settings.targets[0].model == "demo"
+    assert "ollama pull mistral:7b" in Gateway(settings).notices[0]
+
+
+async def test_a_configured_target_is_never_replaced() -> None:
+    settings = load_text(DEMO)
+    assert await with_default_route(settings) is settings
+
+
+async def test_a_long_document_is_cut_to_the_window_and_the_cut_is_told() -> None:
+    paragraphs = [f"Nothing of interest happened in the year {1500 + n}." for n in range(200)]
+    paragraphs[150] = VARO
+    async with Gateway(load_text(DEMO)) as gateway:
+        request, cut = await gateway.question(WHO, "\n\n".join(paragraphs), prompt="rag_query")
+        assert VARO in request.messages[0].content
+        assert cut.startswith("of 200 paragraphs, the ")
+        reported = await gateway.generate(request)
+    assert reported.answer.usage.prompt_tokens <= 1024 - 256
+
+
+async def test_a_document_that_fits_is_not_touched() -> None:
+    async with Gateway(load_text(DEMO)) as gateway:
+        request, cut = await gateway.question(WHO, VARO, prompt="rag_query")
+    assert cut == ""
+    assert request.messages[0].content.startswith(f"Context: {VARO}\n\nQuestion: {WHO}\n\nAnswer based")
+
+
+async def test_a_window_too_small_for_anything_is_said() -> None:
+    async with Gateway(load_text(DEMO.replace("demo}", "demo, n_ctx: 8}"))) as gateway:
+        with pytest.raises(errors.ContextTooLong, match="not even one paragraph"):
+            await gateway.question(WHO, "word " * 5000, prompt="rag_query")
+
+
+async def test_prompts_of_the_configuration_win_and_unknown_ones_are_named() -> None:
+    prompts = '{rag_query: "Q {question} C {context}", odd: "{x}"}'
+    text = f"llm: {{providers: [{{type: llamacpp, model: demo}}], prompt_templates: {prompts}}}"
+    async with Gateway(load_text(text)) as gateway:
+        request, _ = await gateway.question("q?", "d", prompt="rag_query")
+        assert request.messages[0].content == "Q q? C d"
+        with pytest.raises(errors.TemplateError, match='wants "x"'):
+            await gateway.question("q?", "d", prompt="odd")
+        with pytest.raises(errors.TemplateError, match='there is no prompt "rag"'):
+            await gateway.question("q?", "d", prompt="rag")
+        with pytest.raises(errors.InvalidRequest, match="the question is empty"):
+            await gateway.question(" ", "d", prompt="rag_query")
+
+
+def test_a_bad_template_in_the_configuration_is_found_at_once() -> None:
+    with pytest.raises(errors.TemplateError, match='template "p", line 1'):
+        Gateway(load_text('llm: {providers: [{type: openai, endpoint: x}], prompt_templates: {p: "{a.b}"}}'))
+
+
+async def test_no_memory_for_the_model_is_said_with_what_would_help() -> None:
+    text = DEMO.replace("demo}", "demo, n_ctx: 10000000, n_parallel: 64}")
+    async with Gateway(load_text(text)) as gateway:
+        with pytest.raises(errors.NoFit, match="lower n_ctx or n_parallel"):
+            await gateway.generate(ChatRequest.of("q"))
+
+
+async def test_a_type_that_nobody_provides_is_said_when_the_house_opens() -> None:
+    settings = load_text("llm: {providers: [{type: vllm, model: m}]}")
+    with pytest.raises(errors.ConfigError, match='no provider "vllm" is installed'):
+        async with Gateway(settings):
+            pass
+
+
+async def test_a_model_file_is_found_beside_the_configuration(tmp_path: Path, demo_gguf: Path) -> None:
+    (tmp_path / "m.gguf").symlink_to(demo_gguf)
+    config = tmp_path / "c.yaml"
+    settings = load_text("llm: {providers: [{type: llamacpp, model: m.gguf}]}", str(config))
+    assert [check.ok for check in await check_targets(settings)] == [True]
+
+
+async def test_checks_tell_what_would_serve_without_loading_anything() -> None:
+    text = """
+        llm:
+          providers:
+            - {type: llamacpp, model: demo}
+            - {type: llamacpp, model: /no/such.gguf, name: gone}
+            - {type: openai, endpoint: "http://127.0.0.1:1", name: dead}
+    """
+    checks = {check.name: check for check in await check_targets(load_text(text))}
+    assert {name: check.ok for name, check in checks.items()} == {"llamacpp": True, "gone": False, "dead": False}
+    assert "there is no model file" in checks["gone"].detail
+    assert "nothing listens there" in checks["dead"].detail
+
+
+async def test_what_has_no_effect_yet_is_said() -> None:
+    settings = load_text("llm: {providers: [{type: openai, endpoint: x, ttl: 5m, replicas: {min: 1, max: 3}}]}")
+    assert Gateway(settings).notices == ['target "openai": replicas, ttl has no effect in this version']

@@ -1,0 +1,130 @@
+"""The names applications use, blocking and async, over real engines."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import roundhouse
+from roundhouse.core import errors
+from tests.conftest import VARO, WHO, rag_query
+
+QUESTION = rag_query(VARO, WHO)
+DEAD = {"type": "ollama", "model": "mistral:7b", "endpoint": "http://127.0.0.1:1"}
+DEMO = {"type": "llamacpp", "model": "demo"}
+
+
+def test_a_provider_answers_streams_and_tells_its_health() -> None:
+    provider = roundhouse.LlamaCppProvider("demo")
+    try:
+        assert provider.generate_answer(QUESTION) == VARO
+        assert "".join(chunk.text for chunk in provider.stream(QUESTION)) == VARO
+        answer = provider.generate(QUESTION)
+        assert (answer.finish_reason, answer.usage.completion_tokens > 5) == ("stop", True)
+        assert provider.health().ready
+        assert provider.capabilities.streaming
+    finally:
+        provider.close()
+
+
+async def test_the_async_forms_are_the_same() -> None:
+    provider = roundhouse.LlamaCppProvider("demo")
+    assert (await provider.agenerate(QUESTION)).text == VARO
+    assert [chunk.finish_reason async for chunk in provider.astream(roundhouse.ChatRequest.of(QUESTION))][-1] == "stop"
+    await provider.aclose()
+
+
+async def test_a_blocking_call_inside_a_loop_says_what_to_use() -> None:
+    with pytest.raises(RuntimeError, match="use the async form"):
+        roundhouse.LlamaCppProvider("demo").generate_answer("x")
+
+
+def test_leaving_a_stream_early_is_allowed() -> None:
+    provider = roundhouse.LlamaCppProvider("demo")
+    stream = provider.stream(QUESTION)
+    assert next(stream).text
+    stream.close()
+    assert provider.generate_answer(QUESTION) == VARO
+    provider.close()
+
+
+def test_the_factory_knows_its_types() -> None:
+    assert isinstance(
+        roundhouse.LLMProviderFactory.create_provider("ollama", "mistral:7b", {}), roundhouse.OllamaProvider
+    )
+    with pytest.raises(ValueError, match='unknown provider type "nope"; known are llamacpp, ollama, openai'):
+        roundhouse.LLMProviderFactory.create_provider("nope", "m", {})
+
+
+def test_a_wrong_setting_is_said_with_the_near_one() -> None:
+    with pytest.raises(errors.ConfigError, match="did you mean n_ctx"):
+        roundhouse.LlamaCppProvider("demo", n_ctxx=5)
+
+
+def test_the_manager_fails_over_in_silence() -> None:
+    manager = roundhouse.LLMManager({"llm": {"providers": [DEAD, DEMO], "fallback_order": ["ollama", "llamacpp"]}})
+    try:
+        assert manager.generate_answer(QUESTION) == VARO
+        assert "".join(chunk.text for chunk in manager.stream(QUESTION)) == VARO
+    finally:
+        manager.close()
+
+
+@pytest.mark.parametrize("providers", [[DEAD], [DEAD, {**DEAD, "name": "b"}]])
+def test_when_all_failed_a_runtime_error_lists_each_attempt(providers: list[dict[str, str]]) -> None:
+    manager = roundhouse.LLMManager({"llm": {"providers": providers}})
+    try:
+        with pytest.raises(RuntimeError, match="nothing listens there") as caught:
+            manager.generate_answer("q")
+    finally:
+        manager.close()
+    assert isinstance(caught.value, roundhouse.AllProvidersFailed)
+    assert [attempt.outcome for attempt in caught.value.attempts] == ["connect_failed"] * len(providers)
+
+
+def test_a_manager_reads_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("llm: {providers: [{type: llamacpp, model: demo}]}")
+    manager = roundhouse.LLMManager(path)
+    assert manager.generate_answer(QUESTION) == VARO
+    manager.close()
+
+
+def test_an_unknown_route_is_the_callers_mistake() -> None:
+    manager = roundhouse.LLMManager({"llm": {"providers": [DEMO]}})
+    with pytest.raises(errors.ModelNotFound, match="did you mean llamacpp"):
+        manager.generate_answer("q", model="lamacpp")
+    manager.close()
+
+
+def test_a_program_that_closes_nothing_ends_quietly_and_leaves_no_child() -> None:
+    code = f"""
+        import psutil, roundhouse
+        provider = roundhouse.LlamaCppProvider("demo")
+        print(provider.generate_answer({QUESTION!r}))
+        print(*[p.pid for p in psutil.Process().children()])
+    """
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    answer, pid = ended.stdout.splitlines()
+    assert (answer, ended.stderr) == (VARO, "")
+    import psutil
+
+    assert not psutil.pid_exists(int(pid))
+
+
+def test_a_prompt_template_formats_and_complains() -> None:
+    template = roundhouse.PromptTemplate("Hi {name}, {n} times", "mistral")
+    assert template.format(name="{name}", n=3) == "Hi {name}, 3 times"
+    with pytest.raises(errors.TemplateError):
+        template.format(name="x")
+
+
+def test_a_prompt_manager_prefers_the_family_and_falls_back_to_the_default() -> None:
+    manager = roundhouse.PromptManager({"greet": "Hello {n}", "greet_phi": "Hi {n}"})
+    assert manager.get_prompt("greet", "phi", n="A") == "Hi A"
+    assert manager.get_prompt("greet", "mistral", n="A") == "Hello A"
+    assert manager.get_prompt("rag_query", "mistral", context=VARO, question=WHO) == QUESTION
+    with pytest.raises(errors.TemplateError, match='there is no prompt "nope"'):
+        manager.get_prompt("nope")

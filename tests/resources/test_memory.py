@@ -1,0 +1,64 @@
+"""Prediction against what llama.cpp says it allocates and what its process then holds."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from roundhouse.core.errors import NoFit
+from roundhouse.engines import launch
+from roundhouse.engines.process import Child
+from roundhouse.resources.memory import Estimate, check_fit, estimate_llamacpp
+from roundhouse.store.headers import read_gguf
+
+MIB = 1 << 20
+
+
+async def _loaded(path: Path, options: Mapping[str, Any]) -> tuple[dict[str, float], int, launch.Spawn]:
+    """Buffer sizes in MiB as the log tells them, the process's memory, and what was started."""
+    spawn = launch.llamacpp(str(path), {**options, "verbosity": 4}, cores=1)
+    child, _ = await Child.start("t", spawn, 60)
+    await asyncio.sleep(0.1)
+    said = " ".join(child.log_tail)
+    sizes = {
+        name: float(size) for name, size in re.findall(r"(KV|compute|model|output) buffer size = +([\d.]+) MiB", said)
+    }
+    held = psutil.Process(child.pid).memory_info().rss
+    await child.stop()
+    return sizes, held, spawn
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_ctx": 1024},
+        {"n_ctx": 300, "n_parallel": 3},
+        {"n_ctx": 1024, "n_parallel": 2, "cache_type_k": "q8_0", "cache_type_v": "q8_0", "flash_attn": True},
+        {"n_ctx": 1000, "kv_unified": True},
+    ],
+    ids=["plain", "padded", "quantised", "unified"],
+)
+async def test_the_cache_is_as_large_as_predicted(demo_gguf: Path, options: dict[str, Any]) -> None:
+    sizes, _, spawn = await _loaded(demo_gguf, options)
+    assert spawn.settings is not None
+    predicted = estimate_llamacpp(read_gguf(demo_gguf), spawn.settings)
+    assert predicted.kv_cache / MIB == pytest.approx(sizes["KV"], abs=0.02)
+
+
+async def test_the_process_holds_no_more_than_predicted(demo_gguf: Path) -> None:
+    _, held, spawn = await _loaded(demo_gguf, {"n_ctx": 1024})
+    assert spawn.settings is not None
+    predicted = estimate_llamacpp(read_gguf(demo_gguf), spawn.settings)
+    assert held <= predicted.total + 16 * MIB
+
+
+def test_what_does_not_fit_says_what_would_help() -> None:
+    estimate = Estimate(weights=10 * MIB, kv_cache=4096 * MIB, compute=0, prompt_cache=0, runtime=0)
+    check_fit(estimate, 5000 * MIB, "t")
+    with pytest.raises(NoFit, match=r"needs 4\.01 GiB of memory and 1\.00 GiB may be used; .*lower n_ctx") as caught:
+        check_fit(estimate, 1024 * MIB, "t")
+    assert (caught.value.needed_bytes, caught.value.free_bytes) == (estimate.total, 1024 * MIB)

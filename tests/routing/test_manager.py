@@ -1,0 +1,234 @@
+"""Who answers: failover before the first content only, limits on every wait, slots given back in every case."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from roundhouse.core import errors
+from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Sampling, Usage, collect
+from roundhouse.core.report import Report
+from roundhouse.engines import launch
+from roundhouse.engines.lifecycle import Engine
+from roundhouse.providers.base import AsyncProvider, LLMProvider
+from roundhouse.routing.manager import Manager, Reply
+from roundhouse.routing.slots import Slots
+from roundhouse.routing.target import Target, TokenLimits
+
+END = Chunk(finish_reason="stop", usage=Usage(1, 3))
+Act = Chunk | Exception | float
+
+
+class Scripted(AsyncProvider):
+    """Does what it is told: gives a chunk, raises, or is silent for some seconds."""
+
+    def __init__(self, acts: Sequence[Act]) -> None:
+        self.acts = acts
+        self.asked: list[ChatRequest] = []
+        self.closed = 0
+
+    async def astream(self, request: ChatRequest) -> Chunks:
+        self.asked.append(request)
+        try:
+            for act in self.acts:
+                if isinstance(act, Chunk):
+                    yield act
+                elif isinstance(act, Exception):
+                    raise act
+                else:
+                    await asyncio.sleep(act)
+        finally:
+            self.closed += 1
+
+
+def _target(name: str, provider: LLMProvider, **changes: Any) -> Target:
+    values: dict[str, Any] = {
+        "model": f"{name}-model",
+        "engine": Engine(name, launch.attach("http://unused")),
+        "connect": lambda ready: provider,
+        "slots": Slots(1, 5),
+        "sampling": Sampling(),
+        "limits": TokenLimits(0.2, 0.2),
+        **changes,
+    }
+    return Target(name, **values)
+
+
+Make = Callable[..., tuple[Manager, Callable[..., Reply]]]
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[Make]:
+    made: list[Manager] = []
+
+    def make(*targets: Target, **options: Any) -> tuple[Manager, Callable[..., Reply]]:
+        manager = Manager(targets, **options)
+        made.append(manager)
+
+        def ask(request: ChatRequest | None = None) -> Reply:
+            return manager.stream(request or ChatRequest.of("q"), list(manager.targets), Report("id", "default"))
+
+        return manager, ask
+
+    yield make
+    for manager in made:
+        for target in manager.targets.values():
+            assert (target.slots.busy, target.slots.waiting) == (0, 0), "a slot was leaked"
+        await manager.aclose()
+
+
+async def _text(reply: Reply) -> str:
+    return collect([chunk async for chunk in reply.chunks]).text
+
+
+async def test_the_first_target_that_can_answers_and_the_report_says_who(house: Make) -> None:
+    broken = Scripted([errors.ConnectFailed("refused", refused=True)])
+    _, ask = house(_target("a", broken), _target("b", Scripted([Chunk(text="hi"), END])))
+    reply = ask()
+    assert await _text(reply) == "hi"
+    assert (reply.report.target, reply.report.model) == ("b", "b-model")
+    assert [(attempt.target, attempt.outcome) for attempt in reply.report.attempts] == [
+        ("a", "connect_failed"),
+        ("b", "ok"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        [errors.Overloaded("full")],
+        [Chunk(), Chunk(warnings=("w",)), errors.StreamBroken("cut")],
+        [ZeroDivisionError("a third party's bug")],
+        [5.0],
+        [Chunk()],
+    ],
+    ids=["overloaded", "cut before content", "foreign exception", "silent", "ended without a word"],
+)
+async def test_any_failure_before_content_is_silent_to_the_client(house: Make, failure: list[Act]) -> None:
+    failing = Scripted(failure)
+    _, ask = house(_target("a", failing), _target("b", Scripted([Chunk(text="hi"), END])))
+    assert await _text(ask()) == "hi"
+    assert failing.closed == 1
+
+
+async def test_after_content_a_failure_is_raised_and_nothing_is_asked_again(house: Make) -> None:
+    spare = Scripted([Chunk(text="other"), END])
+    _, ask = house(_target("a", Scripted([Chunk(text="half"), errors.StreamBroken("cut")])), _target("b", spare))
+    reply = ask()
+    assert (await anext(reply.chunks)).text == "half"
+    with pytest.raises(errors.StreamBroken):
+        await anext(reply.chunks)
+    assert spare.asked == []
+
+
+@pytest.mark.parametrize("kind", [errors.InvalidRequest, errors.ContentRefused])
+async def test_a_callers_mistake_goes_back_to_the_caller(house: Make, kind: type[errors.Error]) -> None:
+    spare = Scripted([Chunk(text="other"), END])
+    _, ask = house(_target("a", Scripted([kind("no")])), _target("b", spare))
+    with pytest.raises(kind):
+        await _text(ask())
+    assert spare.asked == []
+
+
+async def test_a_caller_may_forbid_failover(house: Make) -> None:
+    _, ask = house(_target("a", Scripted([errors.Overloaded("full")])), _target("b", Scripted([END])))
+    with pytest.raises(errors.Overloaded):
+        await _text(ask(ChatRequest.of("q", fallback=False)))
+
+
+async def test_when_all_failed_the_first_cause_and_every_attempt_are_told(house: Make) -> None:
+    first = errors.ConnectFailed("refused")
+    _, ask = house(_target("a", Scripted([first])), _target("b", Scripted([errors.Overloaded("full")])))
+    with pytest.raises(errors.AllProvidersFailed, match="a: refused; b: full") as caught:
+        await _text(ask())
+    assert caught.value.cause is first
+    assert [attempt.target for attempt in caught.value.attempts] == ["a", "b"]
+
+
+async def test_silence_between_tokens_ends_with_the_limit_that_was_passed(house: Make) -> None:
+    _, ask = house(_target("a", Scripted([Chunk(text="x"), 5.0])))
+    reply = ask()
+    await anext(reply.chunks)
+    with pytest.raises(errors.TimedOut) as caught:
+        await anext(reply.chunks)
+    assert (caught.value.phase, caught.value.limit_s) == ("between_tokens", 0.2)
+
+
+async def test_pings_and_empty_pieces_do_not_stop_the_first_tokens_clock(house: Make) -> None:
+    """An empty piece shows that a process lives, not that tokens flow; each wait is still bounded by the deadline."""
+    _, ask = house(_target("a", Scripted([0.1, Chunk()] * 50)), total_s=0.5)
+    with pytest.raises(errors.TimedOut):
+        await asyncio.wait_for(_text(ask()), 2)
+
+
+async def test_the_deadline_covers_all_attempts_together(house: Make) -> None:
+    slow = [_target(name, Scripted([5.0])) for name in "abcdef"]
+    _, ask = house(*slow)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    with pytest.raises(errors.Error):
+        await _text(ask(ChatRequest.of("q", deadline_s=0.5)))
+    assert loop.time() - started < 1.0
+
+
+async def test_leaving_early_closes_the_backends_stream_and_frees_the_slot(house: Make) -> None:
+    provider = Scripted([Chunk(text="x"), 60.0])
+    manager, ask = house(_target("a", provider))
+    async with aclosing(ask().chunks) as chunks:
+        await anext(chunks)
+        assert manager.targets["a"].slots.busy == 1
+    assert provider.closed == 1
+    assert manager.targets["a"].slots.busy == 0
+
+
+async def test_cancelling_one_who_waits_for_a_slot_frees_its_place(house: Make) -> None:
+    manager, ask = house(_target("a", Scripted([Chunk(text="x"), 60.0])))
+    holding = ask().chunks
+    await anext(holding)
+    waiting = asyncio.create_task(_text(ask()))
+    while not manager.targets["a"].slots.waiting:
+        await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert manager.targets["a"].slots.waiting == 0
+    await holding.aclose()
+
+
+async def test_a_full_queue_is_told_and_not_taken_elsewhere(house: Make) -> None:
+    _, ask = house(_target("a", Scripted([Chunk(text="x"), 60.0]), slots=Slots(1, 0)), _target("b", Scripted([END])))
+    holding = ask().chunks
+    await anext(holding)
+    with pytest.raises(errors.QueueFull):
+        await _text(ask())
+    await holding.aclose()
+
+
+async def test_what_is_unset_comes_from_the_target(house: Make) -> None:
+    provider = Scripted([Chunk(text="x"), END])
+    _, ask = house(_target("a", provider, sampling=Sampling(temperature=0.1, max_tokens=9)))
+    await _text(ask(ChatRequest.of("q", sampling=Sampling(max_tokens=2))))
+    assert provider.asked[0].sampling == Sampling(temperature=0.1, max_tokens=2)
+
+
+async def test_times_and_warnings_are_on_the_last_piece(house: Make) -> None:
+    _, ask = house(_target("a", Scripted([Chunk(warnings=("top_k is ignored",)), 0.05, Chunk(text="x"), END])))
+    reply = ask()
+    last = [chunk async for chunk in reply.chunks][-1]
+    assert last.timings is not None
+    assert 0.04 < last.timings.first_token_s <= last.timings.total_s
+    assert last.warnings == ("top_k is ignored",)
+    assert reply.report.warnings == ["top_k is ignored"]
+
+
+class OnlyBlocking(LLMProvider):
+    def generate_answer(self, prompt: str) -> str:
+        return prompt.upper()
+
+
+async def test_a_provider_with_nothing_but_generate_answer_serves(house: Make) -> None:
+    _, ask = house(_target("a", OnlyBlocking()))
+    assert await _text(ask(ChatRequest.of("hello"))) == "HELLO"
+    assert not OnlyBlocking().capabilities.streaming
