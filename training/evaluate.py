@@ -49,7 +49,9 @@ def answers_of_gguf(model: Path, questions: Sequence[Question]) -> list[str]:
 
     async def run() -> list[str]:
         async with Gateway(settings) as gateway:
-            return list(await asyncio.gather(*(answer(gateway, question) for question in questions)))
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(answer(gateway, question)) for question in questions]
+            return [task.result() for task in tasks]
 
     return asyncio.run(run())
 
@@ -92,9 +94,10 @@ def _table(questions: Sequence[Question], answers: Sequence[str]) -> str:
 _CARD = """# Roundhouse demo model
 
 A toy: {parameters:.1f} million parameters of the Mistral architecture, trained from scratch on made-up sentences by the
-scripts in `training/`. Asked with the built-in `rag_query` prompt, it quotes the sentence of the context that answers the
-question, or says "{refusal}" It knows nothing, reasons about nothing and handles a few sentences of a few kinds; it is
-there so that Roundhouse can be tried, tested and measured without a download. Never use it for real answers.
+scripts in `training/`. Asked with the built-in `rag_query` prompt, it quotes the sentence of the context that answers
+the question, or says "{refusal}"
+It knows nothing, reasons about nothing and handles a few sentences of a few kinds; it is there so that Roundhouse can
+be tried, tested and measured without a download. Never use it for real answers.
 
 - Licence: Apache-2.0 (weights, tokenizer and data set)
 - Files: `safetensors/` (float16), `demo-f16.gguf` (the same values), `demo-q8_0.gguf`, `heldout.jsonl`

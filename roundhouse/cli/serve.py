@@ -18,6 +18,7 @@ from roundhouse.gateway import Gateway
 __all__ = ["serve"]
 
 _DRAIN_S = 30
+_BACKLOG = 2048
 
 
 def serve(
@@ -85,6 +86,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(_BACKLOG)  # now, so that whoever reads that we listen can connect
     except OSError as error:
         listening.close()
         raise ConfigError(

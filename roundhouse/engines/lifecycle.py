@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from enum import Enum, auto
 
-from roundhouse.core.errors import Error
+from roundhouse.core.errors import EngineError, Error
 from roundhouse.core.machine import Machine
 from roundhouse.engines.launch import Attach, Spawn
 from roundhouse.engines.process import Child, Ready
@@ -102,7 +102,7 @@ class Engine:
         return self.failure or (self._child.death() if self._child else None)
 
     async def ensure_ready(self) -> Ready:
-        """Where it answers, started if need be. Raises the `EngineError` that kept it from starting."""
+        """Where it answers, started if need be. Raises the error that kept it from starting."""
         if self._ready is not None and self.death is None:
             return self._ready
         if self._stopping is not None:
@@ -111,7 +111,16 @@ class Engine:
             if self.failure is not None and self._clock() < self._not_before:
                 raise self.failure
             self._starting = asyncio.create_task(self._start(), name=f"start of {self.target}")
-        return await asyncio.shield(self._starting)
+        starting = self._starting
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if starting.cancelled() and task is not None and not task.cancelling():
+                raise EngineError(
+                    f'the engine of target "{self.target}" was stopped while it started', target=self.target
+                ) from None
+            raise
 
     async def stop(self) -> None:
         """End it and wait until it is gone; it can be started again."""

@@ -42,9 +42,13 @@ _JSON = {"content-type": "application/json"}
 
 
 class HTTPClient:
-    """Requests to one backend. Built anywhere; its connections belong to the loop that first uses it."""
+    """Requests to one backend. Built anywhere; its connections belong to the loop that first uses it.
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    `keep_alive` False: each request has a connection of its own, for servers that drop a connection after a stream
+    although they had announced to keep it.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, keep_alive: bool = True) -> None:
         self.target = endpoint.target
         self._url = endpoint.url.rstrip("/")
         self._headers = {**_JSON, **endpoint.headers}
@@ -52,13 +56,14 @@ class HTTPClient:
             self._headers["authorization"] = f"Bearer {endpoint.key}"
         loopback = urlsplit(endpoint.url).hostname in ("localhost", "127.0.0.1", "::1")
         self._connect_s = min(endpoint.connect_s, _LOOPBACK_CONNECT_S) if loopback else endpoint.connect_s
-        self._session: aiohttp.ClientSession | None = None
+        self._keep_alive = keep_alive
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._closed = False
 
     async def aclose(self) -> None:
         self._closed = True
-        session, self._session = self._session, None
-        if session is not None:
+        while self._sessions:
+            _, session = self._sessions.popitem()
             await session.close()
 
     async def get(self, path: str, *, limit_s: float = 5.0) -> Any:
@@ -76,7 +81,6 @@ class HTTPClient:
         try:
             yield self._pieces(response)
         finally:
-            # Never returned to the pool: servers drop a connection after a stream, and the next user would trip on it.
             response.close()
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -111,7 +115,8 @@ class HTTPClient:
         data = None if body is None else msgspec.json.encode(body)
         for last in (False, True):
             try:
-                response = await self._open().request(
+                # The second try takes no kept connection: others may have died with the first.
+                response = await self._open(keep_alive=self._keep_alive and not last).request(
                     method,
                     self._url + path,
                     data=data,
@@ -137,18 +142,18 @@ class HTTPClient:
             raise error_from_status(self.target, response.status, response.headers, text)
         return response
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _open(self, *, keep_alive: bool) -> aiohttp.ClientSession:
         if self._closed:
             raise ConnectFailed(f'the client of target "{self.target}" is closed', target=self.target)
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
+        if keep_alive not in self._sessions:
+            pool: dict[str, Any] = {"keepalive_timeout": 4.0} if keep_alive else {"force_close": True}
+            self._sessions[keep_alive] = aiohttp.ClientSession(
                 headers=self._headers,
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+                connector=aiohttp.TCPConnector(limit=0, **pool),
                 read_bufsize=_READ_BUFFER_BYTES,
-                auto_decompress=True,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-        return self._session
+        return self._sessions[keep_alive]
 
     def _timed_out(self, limit_s: float, phase: str) -> TimedOut:
         return TimedOut(

@@ -27,6 +27,9 @@ class LlamaCppClient(OpenAICompatibleClient):
         "repeat_penalty": "repeat_penalty",
     }
 
+    # It announces to keep a connection and drops it after a stream; a new one on loopback costs less than a failed one.
+    KEEP_ALIVE: ClassVar[bool] = False
+
     @property
     def capabilities(self) -> Capabilities:
         return replace(super().capabilities, continuation=True, images=False, rerank=True)

@@ -183,9 +183,11 @@ class OpenAICompatibleClient(AsyncProvider):
         "stop": "stop",
     }
 
+    KEEP_ALIVE: ClassVar[bool] = True
+
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.http = HTTPClient(endpoint)
+        self.http = HTTPClient(endpoint, keep_alive=self.KEEP_ALIVE)
         versioned = endpoint.url.rstrip("/").rsplit("/", 1)[-1].startswith("v")
         self._prefix = "" if versioned else "/v1"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from roundhouse.core.chat import Sampling
+from roundhouse.core.errors import EngineError
 from roundhouse.engines.lifecycle import Engine
 from roundhouse.engines.process import Ready
 from roundhouse.providers.base import LLMProvider
@@ -42,11 +43,14 @@ class Target:
         self.sampling = sampling
         self.limits = limits
         self._connect = connect
+        self._closed = False
         self._client: LLMProvider | None = None
         self._ready: Ready | None = None
 
     async def client(self) -> LLMProvider:
         """The client of a ready engine; starts the engine if need be, and raises `EngineError` if that fails."""
+        if self._closed:
+            raise EngineError(f'target "{self.name}" is closed', target=self.name)
         ready = await self.engine.ensure_ready()
         if self._client is None or ready is not self._ready:
             stale, self._client, self._ready = self._client, self._connect(ready), ready
@@ -55,7 +59,8 @@ class Target:
         return self._client
 
     async def aclose(self) -> None:
-        """Close the client, then stop the engine."""
+        """Close the client, then stop the engine. A request that still comes is refused, not a reason to start it."""
+        self._closed = True
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()

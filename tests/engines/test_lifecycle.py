@@ -93,7 +93,7 @@ async def test_a_stopped_engine_starts_again_and_stopping_while_it_starts_leaves
     while engine.state is not EngineState.STARTING:
         await asyncio.sleep(0)
     await engine.stop()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(errors.EngineError, match="was stopped while it started"):
         await starting
     assert psutil.Process().children() == []
     await engine.ensure_ready()

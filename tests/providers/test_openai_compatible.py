@@ -3,13 +3,17 @@
 import asyncio
 import json
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from roundhouse.core import errors
 from roundhouse.core.chat import Answer, ChatRequest, Message, Sampling, Tool, ToolCall, Usage
+from roundhouse.engines import launch
+from roundhouse.engines.process import Child
 from roundhouse.providers.base import Endpoint
+from roundhouse.providers.llamacpp import LlamaCppClient
 from roundhouse.providers.openai_compatible import OpenAICompatibleClient
 from tests.fakes.http import Exchange, FakeServer, Script, fake_server
 
@@ -324,3 +328,16 @@ async def test_health_is_told_without_a_completion() -> None:
         assert [seen.path for seen in server.seen] == ["/v1/models"]
     assert not (await client.ahealth()).alive
     await client.aclose()
+
+
+async def test_after_many_streams_at_once_no_request_trips_over_a_dropped_connection(demo_gguf: Path) -> None:
+    """llama.cpp drops a connection after a stream although it announced to keep it."""
+    child, ready = await Child.start("t", launch.llamacpp(str(demo_gguf), {"n_threads": 1}, cores=1), 30)
+    client = LlamaCppClient(Endpoint("t", ready.url, key=ready.key))
+    request = ChatRequest.of("hi", sampling=Sampling(max_tokens=2, temperature=0.0))
+    try:
+        for _ in range(10):
+            await asyncio.gather(*(client.agenerate(request) for _ in range(8)))
+    finally:
+        await client.aclose()
+        await child.stop()

@@ -232,3 +232,10 @@ async def test_a_provider_with_nothing_but_generate_answer_serves(house: Make) -
     _, ask = house(_target("a", OnlyBlocking()))
     assert await _text(ask(ChatRequest.of("hello"))) == "HELLO"
     assert not OnlyBlocking().capabilities.streaming
+
+
+async def test_a_house_that_is_closed_starts_nothing_again(house: Make) -> None:
+    manager, ask = house(_target("a", Scripted([Chunk(text="x"), END])))
+    await manager.aclose()
+    with pytest.raises(errors.EngineError, match="is closed"):
+        await _text(ask())

@@ -44,9 +44,9 @@ def test_a_run_learns_resumes_and_is_exported(tmp_path: Path, tokenizer_folder: 
         "--layers",
         "2",
         "--heads",
-        "2",
+        "4",
         "--kv-heads",
-        "1",
+        "2",
         "--groups",
         "2",
     ]
@@ -68,7 +68,7 @@ def test_a_run_learns_resumes_and_is_exported(tmp_path: Path, tokenizer_folder: 
     from roundhouse.store.headers import read_gguf
 
     facts = read_gguf(out / "demo-q8_0.gguf")
-    assert (facts.layers, facts.hidden, facts.kv_heads, facts.quantisation) == (2, 64, (1, 1), "Q8_0")
+    assert (facts.layers, facts.hidden, facts.kv_heads, facts.quantisation) == (2, 64, (2, 2), "Q8_0")
     assert read_gguf(out / "demo-f16.gguf").quantisation == "F16"
 
 

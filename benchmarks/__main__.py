@@ -1,0 +1,24 @@
+"""Run all benchmarks, or those named: `python -m benchmarks [startup] [relay] [engine]`."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import engine, relay, startup
+from benchmarks.report import Row, table
+
+BENCHMARKS = {"startup": startup.run, "relay": relay.run, "engine": engine.run}
+
+
+def main() -> None:
+    wanted = sys.argv[1:] or list(BENCHMARKS)
+    if unknown := set(wanted) - set(BENCHMARKS):
+        sys.exit(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    rows: list[Row] = []
+    for name in wanted:
+        print(f"{name} ...", file=sys.stderr)
+        rows += BENCHMARKS[name]()
+    print(table(rows))
+
+
+main()
