@@ -36,7 +36,7 @@ check: $(VENV)/.dev ## formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.dev ## the budgets, printed
 	$(BIN)/python -m benchmarks

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
         LlamaCppProvider,
         LLMManager,
         LLMProviderFactory,
+        ModelResourceManager,
         OllamaProvider,
         OpenAIProvider,
         PromptManager,
         PromptTemplate,
+        VLLMProvider,
     )
     from roundhouse.providers.base import LLMProvider
+    from roundhouse.telemetry.metrics import LLMMetrics
 
 __all__ = [
     "AllProvidersFailed",
@@ -34,15 +37,18 @@ __all__ = [
     "Gateway",
     "Health",
     "LLMManager",
+    "LLMMetrics",
     "LLMProvider",
     "LLMProviderFactory",
     "LlamaCppProvider",
     "Message",
+    "ModelResourceManager",
     "OllamaProvider",
     "OpenAIProvider",
     "PromptManager",
     "PromptTemplate",
     "Sampling",
+    "VLLMProvider",
 ]
 
 _HOME = {
@@ -54,12 +60,15 @@ _HOME = {
         "LLMManager",
         "LLMProviderFactory",
         "LlamaCppProvider",
+        "ModelResourceManager",
         "OllamaProvider",
         "OpenAIProvider",
         "PromptManager",
         "PromptTemplate",
+        "VLLMProvider",
     ),
     "providers.base": ("LLMProvider",),
+    "telemetry.metrics": ("LLMMetrics",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -24,7 +24,7 @@ from roundhouse.store.headers import read_gguf
 __all__ = ["build_targets", "capabilities_of", "connector", "notices", "plan_llamacpp"]
 
 _ATTACHED_SLOTS = 64
-_URLS = {"ollama": "http://localhost:11434", "openai": ""}
+_URLS = {"ollama": "http://localhost:11434", "vllm": "http://localhost:8000"}
 
 
 def notices(settings: Settings) -> list[str]:

@@ -24,10 +24,12 @@ __all__ = [
     "LLMManager",
     "LLMProviderFactory",
     "LlamaCppProvider",
+    "ModelResourceManager",
     "OllamaProvider",
     "OpenAIProvider",
     "PromptManager",
     "PromptTemplate",
+    "VLLMProvider",
 ]
 
 
@@ -84,6 +86,10 @@ class _SingleTarget(AsyncProvider):
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
         return await (await self._client()).aembed(texts)
 
+    async def aload(self) -> None:
+        """Make the engine ready now rather than at the first request."""
+        await self._client()
+
     async def ahealth(self) -> Health:
         try:
             return await (await self._client()).ahealth()
@@ -114,6 +120,12 @@ class LlamaCppProvider(_SingleTarget):
     TYPE = "llamacpp"
 
 
+class VLLMProvider(_SingleTarget):
+    """A model of a running vLLM server: `VLLMProvider("my-model", endpoint="http://localhost:8000")`."""
+
+    TYPE = "vllm"
+
+
 class OpenAIProvider(_SingleTarget):
     """Any OpenAI-compatible server: `OpenAIProvider("gpt-x", endpoint="https://host/v1", api_key="...")`."""
 
@@ -124,7 +136,7 @@ class LLMProviderFactory:
     """Providers by the name of their type."""
 
     _OURS: ClassVar[Mapping[str, type[_SingleTarget]]] = {
-        kind.TYPE: kind for kind in (OllamaProvider, LlamaCppProvider, OpenAIProvider)
+        kind.TYPE: kind for kind in (OllamaProvider, LlamaCppProvider, VLLMProvider, OpenAIProvider)
     }
 
     @classmethod
@@ -191,6 +203,43 @@ class LLMManager:
 
     async def aclose(self) -> None:
         await self._opened.aclose()
+
+
+class ModelResourceManager:
+    """Loads models ahead of their first request, within the memory that is free, each once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[str, str], LLMProvider] = {}
+
+    def load_model(self, provider_type: str, model_name: str, config: Mapping[str, Any] | None = None) -> LLMProvider:
+        """A provider whose engine is ready; the same one if it was loaded before.
+
+        Raises `ValueError` for an unknown type, `NoFit` if there is no room, or what kept the engine from starting.
+        """
+        key = (provider_type, model_name)
+        known_provider = self._loaded.get(key)
+        provider = known_provider or LLMProviderFactory.create_provider(provider_type, model_name, config)
+        if isinstance(provider, _SingleTarget):
+            try:
+                blocking.call(provider.aload())
+            except BaseException:
+                if known_provider is None:
+                    provider.close()
+                raise
+        self._loaded[key] = provider
+        return provider
+
+    def unload_model(self, provider_type: str, model_name: str) -> bool:
+        """Stop it and give its memory back; False if it was not loaded."""
+        provider = self._loaded.pop((provider_type, model_name), None)
+        if provider is None:
+            return False
+        provider.close()
+        return True
+
+    def loaded_models(self) -> list[tuple[str, str]]:
+        """(provider type, model name) of what is loaded, in the order of loading."""
+        return list(self._loaded)
 
 
 class PromptTemplate:

@@ -26,7 +26,7 @@ class Closes(Protocol):
 _open: weakref.WeakSet[Closes] = weakref.WeakSet()
 
 _lock = threading.Lock()
-_running: tuple[int, asyncio.AbstractEventLoop] | None = None
+_running: tuple[int, asyncio.AbstractEventLoop, threading.Thread] | None = None
 
 
 def loop() -> asyncio.AbstractEventLoop:
@@ -35,8 +35,9 @@ def loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _running is None or _running[0] != os.getpid():
             started = asyncio.new_event_loop()
-            threading.Thread(target=started.run_forever, name="roundhouse-blocking", daemon=True).start()
-            _running = (os.getpid(), started)
+            thread = threading.Thread(target=started.run_forever, name="roundhouse-blocking", daemon=True)
+            thread.start()
+            _running = (os.getpid(), started, thread)
         return _running[1]
 
 
@@ -88,10 +89,13 @@ def _stop() -> None:
     """Close what was left open and let the loop end before the interpreter takes its modules away."""
     if _running is None or _running[0] != os.getpid():
         return
-    shared = _running[1]
+    _, shared, thread = _running
     with contextlib.suppress(TimeoutError):
         asyncio.run_coroutine_threadsafe(_close_all(), shared).result(_EXIT_LIMIT_S)
     shared.call_soon_threadsafe(shared.stop)
+    thread.join(_EXIT_LIMIT_S)
+    if not thread.is_alive():
+        shared.close()
 
 
 async def _close_all() -> None:

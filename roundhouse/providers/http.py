@@ -70,6 +70,10 @@ class HTTPClient:
         """The JSON at `path`."""
         return await self._whole("GET", path, None, limit_s)
 
+    async def get_status(self, path: str, *, limit_s: float = 5.0) -> None:
+        """Nothing, if `path` answers with a success; its body is not looked at."""
+        (await self._send("GET", path, None, limit_s=limit_s)).close()
+
     async def post(self, path: str, body: Mapping[str, Any], *, limit_s: float = 60.0) -> Any:
         """The JSON that answers `body`, for requests whose answer is small and quick."""
         return await self._whole("POST", path, body, limit_s)

@@ -18,6 +18,7 @@ _OURS = {
     "llamacpp": "roundhouse.providers.llamacpp:LlamaCppClient",
     "ollama": "roundhouse.providers.ollama:OllamaClient",
     "openai": "roundhouse.providers.openai_compatible:OpenAICompatibleClient",
+    "vllm": "roundhouse.providers.vllm:VLLMClient",
 }
 
 

@@ -93,8 +93,8 @@ async def test_no_memory_for_the_model_is_said_with_what_would_help() -> None:
 
 
 async def test_a_type_that_nobody_provides_is_said_when_the_house_opens() -> None:
-    settings = load_text("llm: {providers: [{type: vllm, model: m}]}")
-    with pytest.raises(errors.ConfigError, match='no provider "vllm" is installed'):
+    settings = load_text("llm: {providers: [{type: huggingface, model: m}]}")
+    with pytest.raises(errors.ConfigError, match='no provider "huggingface" is installed'):
         async with Gateway(settings):
             pass
 

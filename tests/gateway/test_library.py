@@ -5,6 +5,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import psutil
 import pytest
 
 import roundhouse
@@ -54,7 +55,7 @@ def test_the_factory_knows_its_types() -> None:
     assert isinstance(
         roundhouse.LLMProviderFactory.create_provider("ollama", "mistral:7b", {}), roundhouse.OllamaProvider
     )
-    with pytest.raises(ValueError, match='unknown provider type "nope"; known are llamacpp, ollama, openai'):
+    with pytest.raises(ValueError, match='unknown provider type "nope"; known are llamacpp, ollama, openai, vllm'):
         roundhouse.LLMProviderFactory.create_provider("nope", "m", {})
 
 
@@ -109,9 +110,23 @@ def test_a_program_that_closes_nothing_ends_quietly_and_leaves_no_child() -> Non
     ended = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(code)], capture_output=True, text=True)
     answer, pid = ended.stdout.splitlines()
     assert (answer, ended.stderr) == (VARO, "")
-    import psutil
-
     assert not psutil.pid_exists(int(pid))
+
+
+def test_a_model_is_loaded_once_ahead_of_its_first_request_and_can_be_unloaded(demo_gguf: Path) -> None:
+    manager = roundhouse.ModelResourceManager()
+    provider = manager.load_model("llamacpp", str(demo_gguf), {"n_threads": 1, "n_ctx": 256})
+    children = psutil.Process().children()
+    assert len(children) == 1
+    assert manager.load_model("llamacpp", str(demo_gguf)) is provider
+    assert manager.loaded_models() == [("llamacpp", str(demo_gguf))]
+    assert psutil.Process().children() == children
+    assert manager.unload_model("llamacpp", str(demo_gguf))
+    assert psutil.Process().children() == []
+    assert not manager.unload_model("llamacpp", str(demo_gguf))
+    with pytest.raises(errors.BadHeader):
+        manager.load_model("llamacpp", "/no/such.gguf")
+    assert manager.loaded_models() == []
 
 
 def test_a_prompt_template_formats_and_complains() -> None:
