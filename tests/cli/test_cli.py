@@ -101,6 +101,15 @@ def test_a_damaged_model_is_one_clear_sentence_and_debug_shows_the_traceback(tmp
     assert b"Traceback" in run("--debug", "ask", "q", "--config", str(config)).stderr
 
 
+def test_no_memory_for_the_model_is_one_clear_sentence(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("llm: {providers: [{type: llamacpp, model: demo, n_ctx: 10000000, n_parallel: 99}]}")
+    ended = run("ask", "q", "--config", str(config))
+    assert ended.returncode == 1
+    assert "GiB may be used; most of it is the context" in ended.stderr.decode()
+    assert b"Traceback" not in ended.stderr
+
+
 def test_config_check_says_valid_or_everything_that_is_wrong(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("llm: {providers: [{type: ollama, model: m}]}")
