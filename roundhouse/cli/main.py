@@ -37,7 +37,8 @@ def _options(
 ) -> None:
     context.ensure_object(dict)["debug"] = debug
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    if not debug:
+    if not debug and context.invoked_subcommand != "serve":
+        # A person at the terminal is told by the output; an operator wants to read of every failover.
         logging.getLogger("roundhouse").setLevel(logging.ERROR)
 
 

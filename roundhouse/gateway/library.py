@@ -40,26 +40,36 @@ class _Opened:
         self._gateway = Gateway(settings)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[Gateway] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def get(self) -> Gateway:
+        self._loop = self._only_here()
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._gateway.__aenter__())
+        return await asyncio.shield(self._opening)
+
+    def _only_here(self) -> asyncio.AbstractEventLoop:
         here = asyncio.get_running_loop()
         if self._loop not in (None, here):
             raise RuntimeError(
                 "it was used first in another event loop, to which its connections belong; use either the blocking "
                 "calls or one event loop, or make one object for each"
             )
-        self._loop = here
-        if self._opening is None:
-            if here is blocking.loop():
-                blocking.close_at_exit(self)
-            self._opening = asyncio.create_task(self._gateway.__aenter__())
-        return await asyncio.shield(self._opening)
+        return here
 
     async def aclose(self) -> None:
+        """Close it and wait until it is closed, also if somebody else is closing it already."""
+        self._only_here()
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self._opening is not None:
             self._opening = None
             await self._gateway.aclose()
-        self._loop = None
+        self._loop = self._closing = None
+        blocking.forget(self)
 
 
 class _SingleTarget(AsyncProvider):
@@ -74,6 +84,7 @@ class _SingleTarget(AsyncProvider):
             entry["model"] = model_name
         self._settings = load_mapping({"llm": {"providers": [entry]}}, source=type(self).__name__)
         self._opened = _Opened(self._settings)
+        blocking.close_with(self, self._opened)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._settings.targets[0].model!r})"
@@ -160,6 +171,7 @@ class LLMManager:
 
     def __init__(self, config: Mapping[str, Any] | str | os.PathLike[str] | None = None) -> None:
         self._opened = _Opened(_settings(config))
+        blocking.close_with(self, self._opened)
 
     def generate_answer(self, prompt: str, *, model: str = "") -> str:
         """The answer of the first target that gives one, in fallback order, or of the route or target `model`.

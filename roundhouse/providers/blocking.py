@@ -11,7 +11,7 @@ import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["call", "close_at_exit", "iterate", "loop"]
+__all__ = ["call", "close_with", "forget", "iterate", "loop"]
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ class Closes(Protocol):
     async def aclose(self) -> None: ...
 
 
-_open: weakref.WeakSet[Closes] = weakref.WeakSet()
+_open: set[Closes] = set()
 
 _lock = threading.Lock()
 _running: tuple[int, asyncio.AbstractEventLoop, threading.Thread] | None = None
@@ -79,9 +79,21 @@ def _refuse_inside_a_loop(work: Coroutine[Any, Any, Any]) -> None:
     raise RuntimeError("a blocking call inside an event loop would stop it; use the async form (agenerate, astream)")
 
 
-def close_at_exit(opened: Closes) -> None:
-    """Close `opened`, which belongs to the shared loop, when the interpreter ends, if it is still there by then."""
+def close_with(owner: object, opened: Closes) -> None:
+    """Close `opened`, which belongs to the shared loop, when `owner` is dropped or the interpreter ends."""
     _open.add(opened)
+    weakref.finalize(owner, _close_soon, opened).atexit = False
+
+
+def forget(opened: Closes) -> None:
+    """`opened` has been closed already."""
+    _open.discard(opened)
+
+
+def _close_soon(opened: Closes) -> None:
+    """From a finaliser, which may run in any thread and must not wait."""
+    if opened in _open and _running is not None and _running[0] == os.getpid():
+        asyncio.run_coroutine_threadsafe(opened.aclose(), _running[1])
 
 
 @atexit.register

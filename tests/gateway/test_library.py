@@ -64,6 +64,13 @@ def test_a_wrong_setting_is_said_with_the_near_one() -> None:
         roundhouse.LlamaCppProvider("demo", n_ctxx=5)
 
 
+def test_failover_writes_nothing_to_the_terminal_of_an_application() -> None:
+    config = {"llm": {"providers": [DEAD, DEMO]}}
+    code = f"import roundhouse; print(roundhouse.LLMManager({config!r}).generate_answer({QUESTION!r}))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == (VARO + "\n", "")
+
+
 def test_the_manager_fails_over_in_silence() -> None:
     manager = roundhouse.LLMManager({"llm": {"providers": [DEAD, DEMO], "fallback_order": ["ollama", "llamacpp"]}})
     try:
@@ -98,6 +105,14 @@ def test_an_unknown_route_is_the_callers_mistake() -> None:
     with pytest.raises(errors.ModelNotFound, match="did you mean llamacpp"):
         manager.generate_answer("q", model="lamacpp")
     manager.close()
+
+
+def test_a_manager_that_is_dropped_gives_its_memory_back() -> None:
+    manager = roundhouse.LLMManager({"llm": {"providers": [DEMO]}})
+    manager.generate_answer(QUESTION)
+    (child,) = psutil.Process().children()
+    del manager
+    child.wait(10)
 
 
 def test_a_program_that_closes_nothing_ends_quietly_and_leaves_no_child() -> None:
