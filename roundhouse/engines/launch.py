@@ -92,7 +92,7 @@ _SWITCHES = {"use_mmap": (None, "--no-mmap"), "use_mlock": ("--mlock", None), "e
 def _llama_server_flags(model_path: str, options: Mapping[str, Any], window: int) -> list[str]:
     cells = window if options.get("kv_unified") else window * int(options["n_parallel"])
     flags = ["--model", model_path, "--host", "127.0.0.1", "--port", "{port}", "--ctx-size", str(cells)]
-    flags += ["--metrics", "--slots", "--no-webui"]
+    flags += ["--metrics"]
     for name, value in options.items():
         if name in _SWITCHES:
             flag = _SWITCHES[name][0 if value else 1]

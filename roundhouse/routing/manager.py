@@ -66,11 +66,12 @@ class Manager:
                 log.error("closing target %s: %s", target.name, result)
 
     async def _serve(self, request: ChatRequest, candidates: Sequence[str], report: Report) -> Chunks:
-        deadline = self._clock() + (request.deadline_s or self._total_s)
+        arrived = self._clock()
+        deadline = arrived + (request.deadline_s or self._total_s)
         failures: list[tuple[Attempt, Error]] = []
         for name in candidates:
             started, committed = self._clock(), False
-            attempt = _Attempt(self.targets[name], request, report, deadline, self._clock)
+            attempt = _Attempt(self.targets[name], request, report, arrived, deadline, self._clock)
             try:
                 async with aclosing(attempt.chunks()) as chunks:
                     async for chunk in chunks:
@@ -93,21 +94,27 @@ class _Attempt:
     """One candidate tried for one request: take a slot, make ready, stream within the limits, give the slot back."""
 
     def __init__(
-        self, target: Target, request: ChatRequest, report: Report, deadline: float, clock: Callable[[], float]
+        self,
+        target: Target,
+        request: ChatRequest,
+        report: Report,
+        arrived: float,
+        deadline: float,
+        clock: Callable[[], float],
     ) -> None:
         self._target = target
         self._request = replace(request, sampling=request.sampling.over(target.sampling))
         self._report = report
+        self._arrived = arrived
         self._deadline = deadline
         self._clock = clock
-        self._arrived = clock()
 
     async def chunks(self) -> Chunks:
         """Content as it comes, from the first real content on; what precedes it is held back and merged into it."""
-        target, slots = self._target, self._target.slots
+        target, slots, asked = self._target, self._target.slots, self._clock()
         await self._within(slots.take(), self._left_s(), "total")
         granted = self._clock()
-        self._report.queue_s = granted - self._arrived
+        self._report.queue_s = granted - asked
         try:
             client = await self._within(target.client(), self._left_s(), "total")
             self._report.load_s = self._clock() - granted

@@ -213,6 +213,14 @@ async def test_what_is_unset_comes_from_the_target(house: Make) -> None:
     assert provider.asked[0].sampling == Sampling(temperature=0.1, max_tokens=2)
 
 
+async def test_the_first_tokens_time_counts_from_the_requests_arrival_over_all_attempts(house: Make) -> None:
+    slow = Scripted([0.1, errors.Overloaded("full")])
+    _, ask = house(_target("a", slow), _target("b", Scripted([Chunk(text="x"), END])))
+    last = [chunk async for chunk in ask().chunks][-1]
+    assert last.timings is not None
+    assert last.timings.first_token_s >= 0.1
+
+
 async def test_times_and_warnings_are_on_the_last_piece(house: Make) -> None:
     _, ask = house(_target("a", Scripted([Chunk(warnings=("top_k is ignored",)), 0.05, Chunk(text="x"), END])))
     reply = ask()
