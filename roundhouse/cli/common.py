@@ -12,8 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from roundhouse.config import Settings, load
-from roundhouse.config.schema import TYPES
-from roundhouse.providers.registry import known
+from roundhouse.gateway.build import provider_types
 
 __all__ = ["ConfigOption", "JSONOption", "print_json", "settings_of", "tell"]
 
@@ -22,11 +21,6 @@ ConfigOption = Annotated[
     typer.Option("--config", help="Configuration file; default: $ROUNDHOUSE_CONFIG, config/llm_config.yaml."),
 ]
 JSONOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-
-def provider_types() -> tuple[str, ...]:
-    """The types a configuration may name: those of the contract, and what third parties have installed."""
-    return tuple(dict.fromkeys((*TYPES, *known())))
 
 
 def settings_of(path: Path | None, flags: Mapping[str, Any] | None = None) -> Settings:

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from roundhouse.cli.common import ConfigOption, JSONOption, print_json, provider_types, settings_of, tell
+from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings_of, tell
 from roundhouse.config import Invalid, Settings, schema
 from roundhouse.core.errors import ConfigError, TemplateError
+from roundhouse.gateway.build import provider_types
 from roundhouse.prompts.template import Template
 
 __all__ = ["app"]

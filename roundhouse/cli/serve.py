@@ -47,6 +47,7 @@ def serve(
         access_log=False,
         timeout_graceful_shutdown=_DRAIN_S,
         server_header=False,
+        proxy_headers=False,
         lifespan="on",
     )
     server = uvicorn.Server(options)

@@ -71,9 +71,9 @@ def load_text(text: str, source: str = "text", *, environ: Mapping[str, str] | N
     return _settle(parse_yaml(text, source, environ or {}), {}, {}, TYPES, needs_llm=True)
 
 
-def load_mapping(values: Mapping[str, Any], source: str = "configuration") -> Settings:
+def load_mapping(values: Mapping[str, Any], source: str = "configuration", *, types: Sequence[str] = TYPES) -> Settings:
     """The settings of a mapping of the file's shape."""
-    return _settle(leaf(values, source), {}, {}, TYPES, needs_llm=True)
+    return _settle(leaf(values, source), {}, {}, types, needs_llm=True)
 
 
 def _settle(

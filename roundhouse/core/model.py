@@ -43,10 +43,13 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a model file's header says. Sizes in bytes, lengths in elements; 0 or empty = the header does not say.
+    """What a model's files say of it. Sizes in bytes, lengths in elements; 0 or empty = the files do not say.
 
-    `kv_heads` has one entry per layer (0 = that layer has no attention cache); `windows` likewise (0 = full attention).
-    `tensor_bytes` maps a quantisation type (`Q8_0`, `F16`) to the bytes stored in it.
+    One entry per layer: `kv_heads` (0 = the layer keeps no attention cache), `windows` (0 = full attention),
+    `recurrent` (True = the layer keeps a state of fixed size), `layer_bytes` (its weights). `window_key_length` and
+    `window_value_length` are those of sliding layers. `recurrent_layer_bytes` is one layer's state for one sequence.
+    `recurrent_width` is the number of channels it runs over. `feed_forward` is one expert's where there are experts. `tensor_bytes` maps a type (`Q8_0`, `F16`) to the bytes
+    stored in it; `embedding_type` is one of these. `tied_embeddings`: the output uses the embedding's matrix.
     """
 
     architecture: str
@@ -64,11 +67,16 @@ class ModelFacts:
     experts: int = 0
     experts_used: int = 0
     windows: tuple[int, ...] = ()
-    recurrent_state_bytes: int = 0
+    window_key_length: int = 0
+    window_value_length: int = 0
+    recurrent: tuple[bool, ...] = ()
+    recurrent_layer_bytes: int = 0
+    recurrent_width: int = 0
     tied_embeddings: bool = False
     file_bytes: int = 0
     layer_bytes: tuple[int, ...] = ()
     embedding_bytes: int = 0
+    embedding_type: str = ""
     output_bytes: int = 0
     tensor_bytes: Mapping[str, int] = field(default_factory=dict)
     quantisation: str = ""
@@ -78,7 +86,10 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """One place that can hold a model, as it is right now. `kind`: cpu, cuda, metal or rocm; bytes; utilisation 0-1."""
+    """One place that can hold a model, as it is right now. `kind`: cpu or cuda; bytes; utilisation 0-1.
+
+    `index` counts the devices of one kind, as the engines do. `cores` are those of a processor that are ours.
+    """
 
     name: str
     kind: str

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from roundhouse.config import Limits, Settings, TargetSettings
+from roundhouse.config.schema import TYPES
 from roundhouse.core.errors import ConfigError
 from roundhouse.core.model import Capabilities
 from roundhouse.engines import launch
@@ -21,7 +22,7 @@ from roundhouse.routing.slots import Slots
 from roundhouse.routing.target import Target, TokenLimits
 from roundhouse.store.headers import read_gguf
 
-__all__ = ["build_targets", "capabilities_of", "connector", "notices", "plan_llamacpp"]
+__all__ = ["build_targets", "capabilities_of", "connector", "notices", "plan_llamacpp", "provider_types"]
 
 _ATTACHED_SLOTS = 64
 _URLS = {"ollama": "http://localhost:11434", "vllm": "http://localhost:8000"}
@@ -38,6 +39,11 @@ def notices(settings: Settings) -> list[str]:
         if unheeded:
             said.append(f'target "{target.name}": {", ".join(unheeded)} has no effect in this version')
     return list(dict.fromkeys(said))
+
+
+def provider_types() -> tuple[str, ...]:
+    """The types a configuration may name: those of the contract, and what third parties have installed."""
+    return tuple(dict.fromkeys((*TYPES, *known())))
 
 
 def is_demo(entry: TargetSettings) -> bool:

@@ -12,7 +12,7 @@ from roundhouse.config import Settings, load, load_mapping
 from roundhouse.core.chat import Answer, ChatRequest, Chunk, Chunks
 from roundhouse.core.errors import AllProvidersFailed, Attempt, Error, TemplateError
 from roundhouse.core.model import Capabilities, Health
-from roundhouse.gateway.build import capabilities_of
+from roundhouse.gateway.build import capabilities_of, provider_types
 from roundhouse.gateway.gateway import Gateway
 from roundhouse.prompts.builtin import BUILTIN
 from roundhouse.prompts.template import Template
@@ -82,7 +82,9 @@ class _SingleTarget(AsyncProvider):
         entry = {**(config or {}), **settings, "type": self.TYPE}
         if model_name:
             entry["model"] = model_name
-        self._settings = load_mapping({"llm": {"providers": [entry]}}, source=type(self).__name__)
+        self._settings = load_mapping(
+            {"llm": {"providers": [entry]}}, source=type(self).__name__, types=provider_types()
+        )
         self._opened = _Opened(self._settings)
         blocking.close_with(self, self._opened)
 
@@ -295,6 +297,6 @@ def _as_text(value: Any) -> Any:
 
 def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None) -> Settings:
     if isinstance(config, Mapping):
-        return load_mapping(config)
+        return load_mapping(config, types=provider_types())
     path = None if config is None else Path(config)
-    return load(path, environ=os.environ, cwd=Path.cwd())
+    return load(path, environ=os.environ, cwd=Path.cwd(), types=provider_types())
