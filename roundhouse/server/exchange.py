@@ -44,30 +44,33 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
 
 
 async def until_client_leaves(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`; if the client leaves first, cancel it, wait for its clean-up, and raise `ClientGone`.
+    """Run `work`; if the client leaves first, cancel it, let it clean up, and raise `ClientGone`.
 
     To be called once the body is read: what `receive` still has to say is then only that the client is gone.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(receive))
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        working.cancel()
-        await asyncio.wait((working,))
-        if not working.cancelled() and (error := working.exception()):
-            raise error
-        raise ClientGone
+        await work
+    except asyncio.CancelledError:
+        if gone and task.uncancel() == 0:
+            raise ClientGone from None
+        raise
+    else:
+        if gone:  # it left as the last byte went out; the answer stands
+            task.uncancel()
     finally:
-        leaving.cancel()
-        if not working.done():
-            working.cancel()
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()
 
 
 async def send_bytes(send: Send, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
