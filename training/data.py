@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from training.facts import COMPOUNDS, FILLERS, KINDS, OFF_TOPIC, OFF_TOPIC_UNSEEN, sentence
-from training.names import Split
+from training.facts import BUILDINGS, COMPOUNDS, FILLERS, KINDS, OFF_TOPIC, OFF_TOPIC_UNSEEN, sentence
+from training.names import Split, place
 
 __all__ = ["REFUSAL", "Case", "Group", "QuestionKind", "Shape", "make_group"]
 
 REFUSAL = "I don't have enough information to answer this question."
+
+_TOWN_KINDS = ("building", "building", "building", "person", "person", "company", "book")
 
 QuestionKind = Literal["answerable", "entity_absent", "fact_absent", "off_topic"]
 
@@ -40,19 +42,24 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a group looks like: sentences from `least` to `most`, `questions` in all; `hard` is the share of absent
-    people who share one name with a present one."""
+    """What a group looks like: sentences from `least` to `most`, `questions` in all.
+
+    `hard` is the share of absent people who share one name with a present one; `town` the share of contexts that are
+    about one place, whose name is then part of most things' names, as in real documents.
+    """
 
     least: int = 1
     most: int = 4
     questions: int = 8
     hard: float = 0.3
+    town: float = 0.0
 
 
 @dataclass(slots=True)
 class _World:
     """What a context tells: (entity index, relation) -> index of the telling sentence."""
 
+    town: str
     entities: list[tuple[str, str]]
     told: dict[tuple[int, str], int]
     sentences: list[str]
@@ -79,18 +86,19 @@ def _mix(rng: Random, number: int) -> tuple[QuestionKind, ...]:
 
 def _tell(rng: Random, split: Split, shape: Shape) -> _World:
     number = rng.randint(shape.least, shape.most)
-    same_kind, kind_of_all = rng.random() < 0.6, rng.choice(list(KINDS))
+    # No draw where it is not asked for: the shipped held-out set must not change with it.
+    town = place(rng, split) if shape.town and rng.random() < shape.town else ""
+    same_kind, kind_of_all = rng.random() < 0.6 and not town, rng.choice(list(KINDS))
     entities: list[tuple[str, str]] = []
     for _ in range(rng.randint(1, number) if number < 3 else rng.randint(1, 1 + number // 2)):
-        kind = kind_of_all if same_kind else rng.choice(list(KINDS))
-        name = (
-            _near(rng, split, kind, entities[-1][1])
-            if entities and entities[-1][0] == kind and rng.random() < 0.3
-            else KINDS[kind].name(rng, split)
-        )
+        kind = kind_of_all if same_kind else rng.choice(_TOWN_KINDS if town else list(KINDS))
+        if entities and entities[-1][0] == kind and rng.random() < 0.3:
+            name = _near(rng, split, kind, entities[-1][1], town)
+        else:
+            name = _name(rng, split, kind, town)
         if all(name != known for _, known in entities):
             entities.append((kind, name))
-    world = _World(entities, {}, [])
+    world = _World(town, entities, {}, [])
     for _ in range(80):
         if len(world.sentences) == number:
             break
@@ -99,6 +107,18 @@ def _tell(rng: Random, split: Split, shape: Shape) -> _World:
         world.sentences.append(rng.choice(FILLERS))
     _shuffle(rng, world)
     return world
+
+
+def _name(rng: Random, split: Split, kind: str, town: str) -> str:
+    if town and kind == "building":
+        return f"the {rng.choice(BUILDINGS)} of {town}"
+    return KINDS[kind].name(rng, split)
+
+
+def _value(rng: Random, split: Split, world: _World, kind: str, relation: str) -> str:
+    if world.town and relation == "home" and rng.random() < 0.7:
+        return world.town
+    return KINDS[kind].relations[relation].value(rng, split)
 
 
 def _add_sentence(rng: Random, split: Split, world: _World) -> None:
@@ -111,7 +131,7 @@ def _add_sentence(rng: Random, split: Split, world: _World) -> None:
         ]
         if both:
             key = rng.choice(both)
-            a, b = (relations[name].value(rng, split) for name in key[1:])
+            a, b = (_value(rng, split, world, kind, name) for name in key[1:])
             world.told[index, key[1]] = world.told[index, key[2]] = len(world.sentences)
             world.sentences.append(sentence(rng.choice(COMPOUNDS[key]), e=entity, a=a, b=b))
         return
@@ -120,7 +140,7 @@ def _add_sentence(rng: Random, split: Split, world: _World) -> None:
         relation = relations[name]
         form = relation.statements[0] if rng.random() < 0.7 else rng.choice(relation.statements)
         world.told[index, name] = len(world.sentences)
-        world.sentences.append(sentence(form, e=entity, v=relation.value(rng, split)))
+        world.sentences.append(sentence(form, e=entity, v=_value(rng, split, world, kind, name)))
 
 
 def _shuffle(rng: Random, world: _World) -> None:
@@ -136,8 +156,10 @@ def _join(rng: Random, sentences: list[str]) -> str:
     return rng.choices((" ", "\n", "\n\n"), (92, 5, 3))[0].join(sentences)
 
 
-def _near(rng: Random, split: Split, kind: str, entity: str) -> str:
+def _near(rng: Random, split: Split, kind: str, entity: str, town: str) -> str:
     """Another thing of the same kind whose name has words in common with `entity`'s."""
+    if town and kind == "building" and rng.random() < 0.6:
+        return f"the {rng.choice(BUILDINGS)} of {town}"
     other = KINDS[kind].name(rng, split)
     match kind:
         case "building" | "book":
@@ -185,7 +207,7 @@ def _entity_absent(rng: Random, split: Split, shape: Shape, world: _World, index
     kind, entity = world.entities[index]
     present = {world.entities[told][1] for told, _ in world.told}
     while True:
-        absent = _near(rng, split, kind, entity) if rng.random() < 0.7 else KINDS[kind].name(rng, split)
+        absent = _near(rng, split, kind, entity, world.town) if rng.random() < 0.7 else KINDS[kind].name(rng, split)
         if kind == "person" and rng.random() < shape.hard:
             (first, last), (other_first, other_last) = entity.split(" "), absent.split(" ")
             absent = rng.choice((f"{first} {other_last}", f"{other_first} {last}"))

@@ -8,7 +8,17 @@ from random import Random
 
 from training.names import Split, company, person, place, word
 
-__all__ = ["COMPOUNDS", "FILLERS", "KINDS", "OFF_TOPIC", "OFF_TOPIC_UNSEEN", "Kind", "Relation", "sentence"]
+__all__ = [
+    "BUILDINGS",
+    "COMPOUNDS",
+    "FILLERS",
+    "KINDS",
+    "OFF_TOPIC",
+    "OFF_TOPIC_UNSEEN",
+    "Kind",
+    "Relation",
+    "sentence",
+]
 
 Maker = Callable[[Random, Split], str]
 
@@ -44,7 +54,7 @@ _job = _one_of(
     "doctor teacher painter pilot farmer lawyer chemist baker nurse sailor writer singer dentist plumber librarian "
     "journalist carpenter chef gardener driver"
 )
-_BUILDINGS = [*["lighthouse", "bridge", "library", "museum", "castle", "tower", "theater", "station"], "town hall"]
+BUILDINGS = [*["lighthouse", "bridge", "library", "museum", "castle", "tower", "theater", "station"], "town hall"]
 _BOOKS = ["Song", "Road", "Guide", "Secret", "Story"]
 _HOSTS = ["server", "gateway", "database"]
 
@@ -68,7 +78,7 @@ def _in_year(past: str) -> Relation:
 
 KINDS: dict[str, Kind] = {
     "building": Kind(
-        lambda rng, split: f"the {rng.choice(_BUILDINGS)} of {place(rng, split)}",
+        lambda rng, split: f"the {rng.choice(BUILDINGS)} of {place(rng, split)}",
         {
             "built": _in_year("built"),
             "builder": _by("built", "built"),

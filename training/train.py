@@ -75,7 +75,9 @@ def _mixture(progress: float) -> Mixture:
         return Mixture(Shape(1, 2), other_wordings=0.0, no_context=0.01, summaries=0.0)
     if progress < 0.5:
         return Mixture(Shape(1, 4))
-    return Mixture(Shape(1, 5))
+    if progress < 0.7:
+        return Mixture(Shape(1, 5))
+    return Mixture(Shape(1, 6, town=0.4))
 
 
 def _produce(queue: Any, tokenizer_folder: Path, seed: int, groups: int, progress: Any) -> None:

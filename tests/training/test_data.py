@@ -45,6 +45,15 @@ def test_an_absent_thing_is_in_no_sentence_and_an_absent_facts_thing_is() -> Non
         assert any(name in group.context for name in untold.question.rstrip("?").split() if name[0].isupper())
 
 
+def test_a_context_about_one_town_names_it_again_and_again() -> None:
+    rng = Random(4)
+    groups = [make_group(rng, "train", Shape(5, 5, town=1.0)) for _ in range(50)]
+    most_named = [
+        max(group.context.count(word) for word in group.context.split() if word[0].isupper()) for group in groups
+    ]
+    assert sum(most_named) / len(most_named) > 3
+
+
 def test_the_held_out_questions_are_those_that_ship(heldout: list[dict[str, object]]) -> None:
     assert rows() == heldout
 
