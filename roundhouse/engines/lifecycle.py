@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from enum import Enum, auto
 
-from roundhouse.core.errors import EngineError, Error
+from roundhouse.core.errors import EngineError, Error, LaunchFailed
 from roundhouse.core.machine import Machine
 from roundhouse.engines.launch import Attach, Spawn
 from roundhouse.engines.process import Child, Ready
 
 __all__ = ["ENGINE", "Engine", "EngineInput", "EngineState"]
+
+
+log = logging.getLogger(__name__)
 
 
 class EngineState(Enum):
@@ -151,12 +155,23 @@ class Engine:
         try:
             spawn = await asyncio.to_thread(self._plan)
             self._child, ready = await Child.start(self.target, spawn, self._load_limit_s)
-        except Error as error:
+        except Exception as error:
             self._starting = None
-            self._fail(error, EngineInput.REFUSED)
-            raise
+            failure = self._as_ours(error)
+            self._fail(failure, EngineInput.REFUSED)
+            if failure is error:
+                raise
+            raise failure from error
         self._watching = asyncio.create_task(self._watch(self._child), name=f"watch of {self.target}")
         return self._settle(ready)
+
+    def _as_ours(self, error: Exception) -> Error:
+        """What keeps an engine from starting is told as an error of the house, whoever raised it."""
+        if isinstance(error, Error):
+            return error
+        log.error("starting %s", self.target, exc_info=error)
+        said = f'target "{self.target}" could not be started: {type(error).__name__}: {error}'
+        return LaunchFailed(said, target=self.target)
 
     def _settle(self, ready: Ready) -> Ready:
         self._ready, self._starting = ready, None

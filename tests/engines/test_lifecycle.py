@@ -85,6 +85,18 @@ async def test_what_keeps_failing_is_started_again_only_after_a_growing_pause(tm
     await engine.stop()
 
 
+async def test_a_foreign_exception_while_starting_is_a_launch_that_failed_and_not_the_end() -> None:
+    def plan() -> launch.Spawn:
+        raise PermissionError("no")
+
+    engine = Engine("t", plan)
+    for _ in range(2):
+        with pytest.raises(errors.LaunchFailed, match="PermissionError: no"):
+            await engine.ensure_ready()
+        assert engine.state is EngineState.FAILED
+    await engine.stop()
+
+
 async def test_a_stopped_engine_starts_again_and_stopping_while_it_starts_leaves_nothing(engine: Engine) -> None:
     await engine.ensure_ready()
     await engine.stop()
