@@ -46,10 +46,11 @@ class ModelFacts:
     """What a model's files say of it. Sizes in bytes, lengths in elements; 0 or empty = the files do not say.
 
     One entry per layer: `kv_heads` (0 = the layer keeps no attention cache), `windows` (0 = full attention),
-    `recurrent` (True = the layer keeps a state of fixed size), `layer_bytes` (its weights). `window_key_length` and
-    `window_value_length` are those of sliding layers. `recurrent_layer_bytes` is one layer's state for one sequence.
-    `recurrent_width` is the number of channels it runs over. `feed_forward` is one expert's where there are experts. `tensor_bytes` maps a type (`Q8_0`, `F16`) to the bytes
-    stored in it; `embedding_type` is one of these. `tied_embeddings`: the output uses the embedding's matrix.
+    `recurrent` (True = the layer keeps a state of fixed size), `layer_bytes` (its weights). `value_length` is 0 where
+    the cached keys hold the values too. `window_key_length` and `window_value_length` are those of sliding layers.
+    `recurrent_layer_bytes` is one layer's state for one sequence, over `recurrent_width` channels.
+    `tensor_bytes` maps a type (`Q8_0`, `F16`) to the bytes stored in it; `embedding_type` is one of these.
+    `tied_embeddings`: the output uses the embedding's matrix.
     """
 
     architecture: str
@@ -64,6 +65,7 @@ class ModelFacts:
     weight_bytes: int
     name: str = ""
     feed_forward: int = 0
+    expert_feed_forward: int = 0
     experts: int = 0
     experts_used: int = 0
     windows: tuple[int, ...] = ()

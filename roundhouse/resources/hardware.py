@@ -1,4 +1,4 @@
-"""What this machine has and what of it is free right now. The only file that asks the system.
+"""What this machine has and what of it is free right now. The only file that asks the system and the drivers.
 
 A container's limit counts as much as the host's memory: the smaller of the two rules, with other processes' use taken
 off, and page cache, which the kernel gives back on demand, counted as free.
@@ -6,68 +6,224 @@ off, and page cache, which the kernel gives back on demand, counted as free.
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from roundhouse.core.model import DeviceFacts
 
-__all__ = ["cpu", "cpu_flags", "usable_cores"]
-
-_CGROUP = Path("/sys/fs/cgroup")
-_CPUINFO = Path("/proc/cpuinfo")
+__all__ = ["Roots", "cpu", "cpu_flags", "describe", "devices", "gpus", "usable_cores"]
 
 
-def cpu(cgroup: Path = _CGROUP) -> DeviceFacts:
-    """The processor and its memory, within the limits of our control group."""
-    memory = psutil.virtual_memory()
-    total, free = memory.total, memory.available
-    limit = _number(cgroup / "memory.max") or _number(cgroup / "memory" / "memory.limit_in_bytes")
-    if limit is not None and limit < total:
-        used = _number(cgroup / "memory.current") or _number(cgroup / "memory" / "memory.usage_in_bytes") or 0
-        cache = _stat(cgroup / "memory.stat", "inactive_file") + _stat(cgroup / "memory.stat", "active_file")
-        total, free = limit, min(free, max(0, limit - used + cache))
-    return DeviceFacts(name="CPU", kind="cpu", total_bytes=total, free_bytes=free, cores=usable_cores(cgroup))
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """Where Linux tells of itself."""
+
+    proc: Path = Path("/proc")
+    cgroup: Path = Path("/sys/fs/cgroup")
+    cpus: Path = Path("/sys/devices/system/cpu")
 
 
-def usable_cores(cgroup: Path = _CGROUP) -> int:
-    """Physical cores that are ours: by affinity and by the control group's quota; at least 1."""
-    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    total_logical, physical = psutil.cpu_count() or 1, psutil.cpu_count(logical=False) or 1
-    ours = max(1, logical * physical // max(total_logical, physical))
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-        ours = min(ours, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no quota: "max", or no control group of version 2
-        return ours
-    return ours
+_HERE = Roots()
 
 
-def cpu_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
+def devices(roots: Roots = _HERE) -> tuple[DeviceFacts, ...]:
+    """The processor first, then every GPU that the driver shows to us."""
+    return (cpu(roots), *gpus())
+
+
+def cpu(roots: Roots = _HERE) -> DeviceFacts:
+    """The processor and its memory, within the limits of our control groups."""
+    total, free = _host_memory(roots)
+    for limit, free_here in _group_memory(roots):
+        total, free = min(total, limit), min(free, free_here)
+    return DeviceFacts(name="CPU", kind="cpu", total_bytes=total, free_bytes=free, cores=usable_cores(roots))
+
+
+def usable_cores(roots: Roots = _HERE, ours: AbstractSet[int] | None = None) -> int:
+    """Physical cores that are ours: by affinity (`ours`, None = as the system says) and by quota; at least 1."""
+    if ours is None:
+        ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else frozenset()
+    cores = _physical(roots, ours) or psutil.cpu_count(logical=False) or len(ours) or 1
+    for quota, period in _group_quotas(roots):
+        if quota > 0 and period > 0:
+            cores = min(cores, quota // period)
+    return max(1, cores)
+
+
+def cpu_flags(roots: Roots = _HERE) -> frozenset[str]:
     """Instruction set extensions as Linux names them; empty where it cannot be known."""
-    try:
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("flags"):
-                return frozenset(line.partition(":")[2].split())
-    except OSError:
-        return frozenset()
+    for line in _lines(roots.proc / "cpuinfo"):
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.partition(":")[2].split())
     return frozenset()
 
 
-def _number(path: Path) -> int | None:
+def gpus() -> tuple[DeviceFacts, ...]:
+    """NVIDIA GPUs, in the order and numbering that CUDA gives a child of ours; none without `pynvml` or a driver."""
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
+        nvml: Any = importlib.import_module("pynvml")
+    except ModuleNotFoundError:
+        return ()
+    try:
+        with _running(nvml):
+            handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
+            names = [(_text(nvml.nvmlDeviceGetUUID(handle)), handle) for handle in handles]
+            chosen = _visible(names, os.environ.get("CUDA_VISIBLE_DEVICES"))
+            found = (_gpu(nvml, handle, index) for index, handle in enumerate(chosen))
+            return tuple(gpu for gpu in found if gpu is not None)
+    except nvml.NVMLError:  # no driver, or one that does not answer: there is no GPU to plan with
+        return ()
+
+
+def describe(found: Sequence[DeviceFacts]) -> tuple[tuple[str, str], ...]:
+    """A name and a sentence for each device, as `doctor` shows them."""
+    return tuple((f"{device.kind}{device.index}" if device.kind != "cpu" else "cpu", _said(device)) for device in found)
+
+
+def _said(device: DeviceFacts) -> str:
+    gib = 1 << 30
+    memory = f"{device.free_bytes / gib:.1f} of {device.total_bytes / gib:.1f} GiB free"
+    if device.kind == "cpu":
+        return f"{device.cores} {'core' if device.cores == 1 else 'cores'}, {memory}"
+    used = "" if device.utilisation is None else f", {device.utilisation:.0%} busy"
+    return f"{device.name}, {memory}{used}"
+
+
+def _host_memory(roots: Roots) -> tuple[int, int]:
+    """Total and available bytes; what the kernel would give back counts as available."""
+    rows = dict(_pairs(roots.proc / "meminfo", separator=":"))
+    if "MemTotal" in rows and "MemAvailable" in rows:
+        return rows["MemTotal"] << 10, rows["MemAvailable"] << 10
+    memory = psutil.virtual_memory()
+    return memory.total, memory.available
+
+
+def _group_memory(roots: Roots) -> Iterator[tuple[int, int]]:
+    """Limit and free bytes of every control group above us that has a limit, of version 2 and of version 1."""
+    for group in _groups(roots, ""):
+        limits = [limit for name in ("memory.max", "memory.high") if (limit := _number(group / name)) is not None]
+        used = _number(group / "memory.current")
+        if limits and used is not None:
+            yield min(limits), _free(min(limits), used, group, "inactive_file", "active_file")
+    for group in _groups(roots, "memory"):
+        limit, used = _number(group / "memory.limit_in_bytes"), _number(group / "memory.usage_in_bytes")
+        if limit is not None and used is not None:
+            yield limit, _free(limit, used, group, "total_inactive_file", "total_active_file")
+
+
+def _free(limit: int, used: int, group: Path, *cache: str) -> int:
+    rows = dict(_pairs(group / "memory.stat"))
+    return max(0, min(limit, limit - used + sum(rows.get(name, 0) for name in cache)))
+
+
+def _group_quotas(roots: Roots) -> Iterator[tuple[int, int]]:
+    """Processor time that a control group may use, and the period it is counted over."""
+    for group in _groups(roots, ""):
+        for quota, period in _pairs(group / "cpu.max"):
+            yield int(quota) if quota.isdecimal() else 0, period
+    for group in _groups(roots, "cpu"):
+        yield _number(group / "cpu.cfs_quota_us") or 0, _number(group / "cpu.cfs_period_us") or 0
+
+
+def _groups(roots: Roots, controller: str) -> Iterator[Path]:
+    """Our group under a controller ("" = version 2) and all above it. A container may see its own as the root."""
+    root = roots.cgroup / controller
+    own = ""
+    for line in _lines(roots.proc / "self" / "cgroup"):
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controller in controllers.split(","):
+            own = path.strip("/")
+    for depth in range(len(Path(own).parts), -1, -1):
+        group = root.joinpath(*Path(own).parts[:depth])
+        if group.is_dir():
+            yield group
+
+
+def _physical(roots: Roots, ours: Iterable[int]) -> int:
+    """Distinct cores behind these logical processors; 0 where the system does not tell."""
+    siblings = set()
+    for number in ours:
+        lines = list(_lines(roots.cpus / f"cpu{number}" / "topology" / "thread_siblings_list"))
+        if not lines:
+            return 0
+        siblings.add(lines[0])
+    return len(siblings)
+
+
+def _visible(gpus: Sequence[tuple[str, Any]], setting: str | None) -> list[Any]:
+    """The handles that CUDA_VISIBLE_DEVICES lets through, in its order; like CUDA, up to the first unknown entry."""
+    if setting is None:
+        return [handle for _, handle in gpus]
+    chosen = []
+    for entry in setting.split(","):
+        wanted = entry.strip()
+        matches = [
+            handle
+            for number, (uuid, handle) in enumerate(gpus)
+            if wanted == str(number) or (wanted.startswith("GPU-") and uuid.startswith(wanted))
+        ]
+        if len(matches) != 1:
+            break
+        chosen += matches
+    return chosen
+
+
+def _gpu(nvml: Any, handle: Any, index: int) -> DeviceFacts | None:
+    """One GPU; None if it does not tell its memory (then nothing can be planned on it)."""
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        name = _text(nvml.nvmlDeviceGetName(handle))
+    except nvml.NVMLError:
         return None
-
-
-def _stat(path: Path, name: str) -> int:
     try:
-        for line in path.read_text().splitlines():
-            key, _, value = line.partition(" ")
-            if key == name:
-                return int(value)
-    except (OSError, ValueError):
-        return 0
-    return 0
+        utilisation = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+    except nvml.NVMLError:  # not told on every card, nor inside every partition
+        utilisation = None
+    return DeviceFacts(name, "cuda", int(memory.total), int(memory.free), index=index, utilisation=utilisation)
+
+
+@contextmanager
+def _running(nvml: Any) -> Iterator[None]:
+    nvml.nvmlInit()
+    try:
+        yield
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _text(value: str | bytes) -> str:
+    """Older versions of `pynvml` answer in bytes."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        yield from path.read_text(errors="replace").splitlines()
+    except OSError:  # not this kind of system
+        return
+
+
+def _number(path: Path) -> int | None:
+    """The one number in a file; None if there is none, or it says "max"."""
+    for line in _lines(path):
+        if line.strip().isdecimal():
+            return int(line)
+    return None
+
+
+def _pairs(path: Path, separator: str | None = None) -> Iterator[tuple[str, int]]:
+    """Lines of a name and a number, whatever follows ignored."""
+    for line in _lines(path):
+        name, *rest = (part.strip() for part in line.split(separator, 1))
+        number = rest[0].split()[0] if rest and rest[0] else ""
+        if number.isdecimal():
+            yield name, int(number)

@@ -30,7 +30,19 @@ _VALUE_BYTES = 32  # what one number costs in Python
 # struct formats of the scalar value types 0 to 12; 8 is text, 9 an array.
 _SCALARS = {
     number: struct.Struct("<" + code)
-    for number, code in {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}.items()
+    for number, code in {
+        0: "B",
+        1: "b",
+        2: "H",
+        3: "h",
+        4: "I",
+        5: "i",
+        6: "f",
+        7: "?",
+        10: "Q",
+        11: "q",
+        12: "d",
+    }.items()
 }
 _TEXT, _ARRAY = 8, 9
 _U32, _U64 = _SCALARS[4], _SCALARS[10]
@@ -121,11 +133,11 @@ class _Reader:
     def file_bytes(self) -> int:
         return self._file_bytes
 
-    def require(self, length: int) -> None:
-        """`BadHeader` if the next `length` bytes are not there."""
+    def require(self, length: int, what: str = "a value") -> None:
+        """`BadHeader` if the next `length` bytes are not there: more than the file can hold is a lie, less is a cut."""
         if length > self._file_bytes - self.offset:
             if self._end < self._file_bytes or length > self._file_bytes:
-                raise self.bad(f"something of {length} bytes is claimed")
+                raise self.bad(f"{what} claims {length} bytes")
             raise self.cut()
         if length > self._end - self.offset:
             raise self.cut()
@@ -150,7 +162,7 @@ class _Reader:
         length = self.u64()
         if length > limit:
             raise self.bad(f"a text claims {length} bytes")
-        self.require(length)
+        self.require(length, "a text")
         self._keep(length)
         taken = self._data[self.offset : self.offset + length]
         try:
@@ -176,7 +188,7 @@ class _Reader:
         raise self.bad(f"an array of type {inner} cannot be read")
 
     def _numbers(self, kind: struct.Struct, count: int) -> Any:
-        self.require(count * kind.size)
+        self.require(count * kind.size, "an array")
         if count > _KEPT_ARRAY:
             self.skip(count * kind.size)
             return range(count)
@@ -187,7 +199,7 @@ class _Reader:
 
     def _skip_texts(self, count: int) -> range:
         """Pass over texts without decoding them. A vocabulary has some hundred thousand: the loop is kept bare."""
-        self.require(count * _U64.size)
+        self.require(count * _U64.size, "an array")
         self._texts_left -= count
         if self._texts_left < 0:
             raise self.bad(f"an array claims {count} texts")
