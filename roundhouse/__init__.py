@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from roundhouse.core.model import Capabilities, Health
     from roundhouse.gateway.gateway import Gateway
     from roundhouse.gateway.library import (
+        HuggingFaceProvider,
         LlamaCppProvider,
         LLMManager,
         LLMProviderFactory,
@@ -36,6 +37,7 @@ __all__ = [
     "Error",
     "Gateway",
     "Health",
+    "HuggingFaceProvider",
     "LLMManager",
     "LLMMetrics",
     "LLMProvider",
@@ -57,6 +59,7 @@ _HOME = {
     "core.model": ("Capabilities", "Health"),
     "gateway.gateway": ("Gateway",),
     "gateway.library": (
+        "HuggingFaceProvider",
         "LLMManager",
         "LLMProviderFactory",
         "LlamaCppProvider",

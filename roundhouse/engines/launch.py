@@ -6,14 +6,28 @@ default would surprise (llama.cpp's 8 GiB prompt cache, its four threads too man
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["DEFAULT_SLOTS", "Attach", "Spawn", "attach", "llamacpp"]
+__all__ = [
+    "DEFAULT_SLOTS",
+    "HUGGINGFACE_SLOTS",
+    "VLLM_SLOTS",
+    "Attach",
+    "Spawn",
+    "attach",
+    "huggingface",
+    "llamacpp",
+    "vllm",
+]
 
 DEFAULT_SLOTS = 4
+HUGGINGFACE_SLOTS = 8
+VLLM_SLOTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +85,47 @@ def llamacpp(
         slots,
         env=env or {},
         key_variable="LLAMA_API_KEY",
+    )
+
+
+def huggingface(
+    model: str,
+    options: Mapping[str, Any],
+    *,
+    cores: int,
+    cpu_flags: AbstractSet[str] = frozenset(),
+    env: Mapping[str, str] | None = None,
+) -> Spawn:
+    """transformers over a folder of safetensors, or over a name on the hub, in our worker."""
+    slots = int(options.get("n_parallel", HUGGINGFACE_SLOTS))
+    chosen = {"n_threads": cores, **options, "n_parallel": slots}
+    settings = {**chosen, "model": model, "cpu_flags": sorted(flag for flag in cpu_flags if "bf16" in flag)}
+    argv = (sys.executable, "-m", "roundhouse.engines.huggingface.worker")
+    return Spawn(argv, slots, settings=settings, env=env or {})
+
+
+def vllm(
+    model: str, name: str, options: Mapping[str, Any], *, executable: str, env: Mapping[str, str] | None = None
+) -> Spawn:
+    """The user's own `vllm serve` over `model`, which clients call `name`. An option is its flag with dashes."""
+    flags: list[str] = []
+    for option, value in options.items():
+        flag = "--" + option.replace("_", "-")
+        if option == "lora":
+            flags += ["--enable-lora", "--lora-modules", *value]
+        elif isinstance(value, bool):
+            flags.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, (dict, list)):
+            flags += [flag, json.dumps(value)]
+        else:
+            flags += [flag, str(value)]
+    # Sleep and wake are routes of its development mode; it listens on loopback and behind a key.
+    sleeping = {"VLLM_SERVER_DEV_MODE": "1"} if options.get("enable_sleep_mode") else {}
+    return Spawn(
+        (executable, "serve", model, "--served-model-name", name, "--host", "127.0.0.1", "--port", "{port}", *flags),
+        int(options.get("max_num_seqs", VLLM_SLOTS)),
+        env={**sleeping, **(env or {})},
+        key_variable="VLLM_API_KEY",
     )
 
 

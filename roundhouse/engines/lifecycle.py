@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -64,6 +65,7 @@ class Engine:
     who asked. An engine that keeps failing is started again only after a pause of 0.5 s that doubles up to 30 s; asked
     before that, it fails at once with the reason it failed for. `on_change(engine, old, new)` is called at each change.
     `plan` is asked at every start, for what is to be started can change; what it raises is why the start failed.
+    Engines that share `turn` start one after the other.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Engine:
         plan: Attach | Callable[[], Spawn],
         *,
         load_limit_s: float = 300.0,
+        turn: asyncio.Lock | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[Engine, EngineState, EngineState], None] | None = None,
     ) -> None:
@@ -81,6 +84,7 @@ class Engine:
         self.started_at = 0.0
         self._plan = plan
         self._load_limit_s = load_limit_s
+        self._turn = turn
         self._clock = clock
         self._on_change = on_change
         self._child: Child | None = None
@@ -153,8 +157,9 @@ class Engine:
         self._move(EngineInput.START)
         self.failure, self.started_at = None, self._clock()
         try:
-            spawn = await asyncio.to_thread(self._plan)
-            self._child, ready = await Child.start(self.target, spawn, self._load_limit_s)
+            async with self._turn or contextlib.nullcontext():
+                spawn = await asyncio.to_thread(self._plan)
+                self._child, ready = await Child.start(self.target, spawn, self._load_limit_s)
         except Exception as error:
             self._starting = None
             failure = self._as_ours(error)

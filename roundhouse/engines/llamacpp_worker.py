@@ -75,6 +75,8 @@ def _set_special(xllamacpp: Any, params: Any, settings: dict[str, Any]) -> None:
     if "flash_attn" in settings:
         chosen = "ENABLED" if settings["flash_attn"] else "DISABLED"
         params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{chosen}")
+    if settings.get("embeddings") and "pooling_type" not in settings:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN  # most models do not say
     if "draft_model" in settings:
         params.speculative.draft.model.path = settings["draft_model"]
     for path in settings.get("lora", ()):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 from roundhouse.config import Limits, Settings, TargetSettings
 from roundhouse.config.schema import TYPES
@@ -13,16 +12,14 @@ from roundhouse.core.model import Capabilities
 from roundhouse.engines import launch
 from roundhouse.engines.lifecycle import Engine
 from roundhouse.engines.process import Ready
-from roundhouse.gateway.demo import DEMO_MODEL, DEMO_NOTICE, DEMO_OPTIONS, DEMO_SAMPLING, demo_gguf
+from roundhouse.gateway.demo import DEMO_NOTICE, DEMO_SAMPLING
+from roundhouse.gateway.plan import PLANS, is_demo, is_managed, slots_of
 from roundhouse.providers.base import Endpoint, LLMProvider
 from roundhouse.providers.registry import create, known
-from roundhouse.resources import hardware
-from roundhouse.resources.memory import Estimate, check_fit, estimate_llamacpp
 from roundhouse.routing.slots import Slots
 from roundhouse.routing.target import Target, TokenLimits
-from roundhouse.store.headers import read_gguf
 
-__all__ = ["build_targets", "capabilities_of", "connector", "notices", "plan_llamacpp", "provider_types"]
+__all__ = ["build_targets", "capabilities_of", "connector", "notices", "provider_types"]
 
 _ATTACHED_SLOTS = 64
 _URLS = {"ollama": "http://localhost:11434", "vllm": "http://localhost:8000"}
@@ -46,77 +43,37 @@ def provider_types() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*TYPES, *known())))
 
 
-def is_demo(entry: TargetSettings) -> bool:
-    return entry.model == DEMO_MODEL and not entry.endpoint
-
-
 def build_targets(settings: Settings) -> list[Target]:
     """One target per entry; raises `ConfigError` for an entry that no provider can serve."""
-    return [_target(entry, settings) for entry in settings.targets]
+    one_at_a_time = asyncio.Lock()
+    return [_target(entry, settings, one_at_a_time) for entry in settings.targets]
 
 
-def _target(entry: TargetSettings, settings: Settings) -> Target:
-    if entry.type not in known():
-        raise ConfigError(
-            f'target "{entry.name}": no provider "{entry.type}" is installed; there are {", ".join(known())}',
-            source=settings.source,
-        )
+def _target(entry: TargetSettings, settings: Settings, one_at_a_time: asyncio.Lock) -> Target:
     limits = settings.limits
-    engine = _engine(entry, settings)
+    engine = _engine(entry, settings, one_at_a_time)
     token_limits = TokenLimits(
         first_token_s=entry.timeout_s or limits.first_token_s,
         between_tokens_s=entry.timeout_s or limits.between_tokens_s,
     )
-    at_once = entry.options.get("n_parallel", launch.DEFAULT_SLOTS) if engine.managed else _ATTACHED_SLOTS
+    at_once = slots_of(entry) if engine.managed else _ATTACHED_SLOTS
     slots = Slots(at_once, limits.queue)
     connect = connector(entry, limits, managed=engine.managed)
     sampling = entry.sampling.over(DEMO_SAMPLING) if is_demo(entry) else entry.sampling
     return Target(entry.name, entry.model, engine, connect, slots, sampling, token_limits)
 
 
-def _engine(entry: TargetSettings, settings: Settings) -> Engine:
+def _engine(entry: TargetSettings, settings: Settings, one_at_a_time: asyncio.Lock) -> Engine:
     """Attached where an endpoint is given, or the backend is never started by us."""
-    load_s = settings.limits.load_s
-    if entry.type != "llamacpp" or entry.endpoint:
-        url = entry.endpoint or _URLS.get(entry.type, "")
-        if not url:
-            raise ConfigError(
-                f'target "{entry.name}" needs an endpoint: the URL where it answers', source=settings.source
-            )
-        return Engine(entry.name, launch.attach(url, entry.api_key))
-    return Engine(entry.name, lambda: plan_llamacpp(entry, settings)[0], load_limit_s=load_s)
-
-
-def plan_llamacpp(entry: TargetSettings, settings: Settings) -> tuple[launch.Spawn, Estimate, int]:
-    """What to start, the memory it will need, and the bytes it may use.
-
-    Looked at anew for each start, for the file and the free memory change while we run. Raises `BadHeader`, `NoFit`.
-    """
-    path = _model_path(entry.model, settings.source)
-    facts = read_gguf(path)
-    options = {**DEMO_OPTIONS, **entry.options} if is_demo(entry) else entry.options
-    window = options.get("n_ctx") or facts.context
-    spawn = launch.llamacpp(
-        str(path),
-        {**options, "n_ctx": window},
-        cores=hardware.usable_cores(),
-        env=entry.env,
-        executable=entry.executable,
-    )
-    asked = {"n_parallel": spawn.slots, **options, "window": window}
-    free = int(hardware.cpu().free_bytes * settings.resources.memory_fraction)
-    estimate = estimate_llamacpp(facts, asked)
-    check_fit(estimate, free, entry.name)
-    return spawn, estimate, free
-
-
-def _model_path(model: str, source: str) -> Path:
-    """`demo`, or a file: as written, or beside the configuration's folder if it is not here."""
-    if model == DEMO_MODEL:
-        return demo_gguf()
-    path = Path(os.path.expandvars(model)).expanduser()
-    beside = Path(source).parent / path
-    return beside if not path.exists() and beside.exists() else path
+    if is_managed(entry):
+        plan = PLANS[entry.type]
+        # vLLM measures the free memory as it starts: two that start together would measure each other.
+        turn = one_at_a_time if entry.type == "vllm" else None
+        return Engine(entry.name, lambda: plan(entry, settings).spawn, load_limit_s=settings.limits.load_s, turn=turn)
+    url = entry.endpoint or _URLS.get(entry.type, "")
+    if not url:
+        raise ConfigError(f'target "{entry.name}" needs an endpoint: the URL where it answers', source=settings.source)
+    return Engine(entry.name, launch.attach(url, entry.api_key))
 
 
 def capabilities_of(entry: TargetSettings) -> Capabilities:

@@ -10,8 +10,9 @@ from typing import Any
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.errors import Error
 from roundhouse.engines.process import Ready
-from roundhouse.gateway.build import connector, plan_llamacpp
+from roundhouse.gateway.build import connector
 from roundhouse.gateway.defaults import with_default_route
+from roundhouse.gateway.plan import PLANS, is_managed
 
 __all__ = ["TargetCheck", "check_targets"]
 
@@ -54,8 +55,10 @@ async def _look(entry: TargetSettings, settings: Settings) -> tuple[bool, str]:
 
 
 async def _plan(entry: TargetSettings, settings: Settings) -> tuple[bool, str]:
-    if entry.type != "llamacpp":
+    if not is_managed(entry):
         return False, "needs an endpoint"
-    _, estimate, free_bytes = await asyncio.to_thread(plan_llamacpp, entry, settings)
+    plan = await asyncio.to_thread(PLANS[entry.type], entry, settings)
+    if plan.estimate is None:
+        return True, "is started when it is needed; how much memory it takes is not known before"
     gib = 1 << 30
-    return True, f"fits: needs {estimate.total / gib:.2f} GiB, {free_bytes / gib:.2f} GiB may be used"
+    return True, f"fits: needs {plan.estimate.total / gib:.2f} GiB, {plan.free_bytes / gib:.2f} GiB may be used"

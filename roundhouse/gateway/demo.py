@@ -7,7 +7,7 @@ from pathlib import Path
 
 from roundhouse.core.chat import Sampling
 
-__all__ = ["DEMO_MODEL", "DEMO_NOTICE", "DEMO_OPTIONS", "DEMO_SAMPLING", "demo_gguf"]
+__all__ = ["DEMO_MODEL", "DEMO_NOTICE", "DEMO_OPTIONS", "DEMO_SAMPLING", "demo_gguf", "demo_safetensors"]
 
 DEMO_MODEL = "demo"
 # It was trained to quote, and quotes worse the more freely it chooses.
@@ -23,3 +23,8 @@ DEMO_NOTICE = (
 
 def demo_gguf() -> Path:
     return Path(str(files("roundhouse") / "demo" / "demo-f16.gguf"))
+
+
+def demo_safetensors() -> Path:
+    """The folder that transformers and vLLM take."""
+    return Path(str(files("roundhouse") / "demo" / "safetensors"))

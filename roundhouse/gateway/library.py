@@ -21,6 +21,7 @@ from roundhouse.providers.base import AsyncProvider, LLMProvider, as_request, ga
 from roundhouse.providers.registry import known
 
 __all__ = [
+    "HuggingFaceProvider",
     "LLMManager",
     "LLMProviderFactory",
     "LlamaCppProvider",
@@ -133,8 +134,17 @@ class LlamaCppProvider(_SingleTarget):
     TYPE = "llamacpp"
 
 
+class HuggingFaceProvider(_SingleTarget):
+    """A folder of safetensors, or a name on the hub, in a transformers child process."""
+
+    TYPE = "huggingface"
+
+
 class VLLMProvider(_SingleTarget):
-    """A model of a running vLLM server: `VLLMProvider("my-model", endpoint="http://localhost:8000")`."""
+    """A model of a running vLLM server: `VLLMProvider("my-model", endpoint="http://localhost:8000")`.
+
+    With `executable="vllm"` it is started here instead.
+    """
 
     TYPE = "vllm"
 
@@ -149,7 +159,8 @@ class LLMProviderFactory:
     """Providers by the name of their type."""
 
     _OURS: ClassVar[Mapping[str, type[_SingleTarget]]] = {
-        kind.TYPE: kind for kind in (OllamaProvider, LlamaCppProvider, VLLMProvider, OpenAIProvider)
+        kind.TYPE: kind
+        for kind in (OllamaProvider, LlamaCppProvider, HuggingFaceProvider, VLLMProvider, OpenAIProvider)
     }
 
     @classmethod

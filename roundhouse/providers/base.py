@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from roundhouse.core.chat import Answer, ChatRequest, Chunk, Chunks, collect
-from roundhouse.core.errors import Unsupported
+from roundhouse.core.errors import TimedOut, Unsupported
 from roundhouse.core.model import Capabilities, Health
 from roundhouse.providers import blocking
 
-__all__ = ["AsyncProvider", "CountsTokens", "Endpoint", "LLMProvider", "as_request", "gather"]
+__all__ = ["AsyncProvider", "CountsTokens", "Endpoint", "LLMProvider", "as_request", "gather", "require"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,21 @@ class Endpoint:
 
 def as_request(request: ChatRequest | str) -> ChatRequest:
     return ChatRequest.of(request) if isinstance(request, str) else request
+
+
+def require(request: ChatRequest, capabilities: Capabilities, name: str) -> None:
+    """Raises `Unsupported` if `request` asks for what a backend called `name` cannot do: nothing is left out unsaid."""
+    asked = {
+        "tools": bool(request.tools),
+        "json_schema": request.json_schema is not None,
+        "logprobs": request.logprobs is not None,
+        "continuation": request.continue_last,
+        "images": any(message.images for message in request.messages),
+    }
+    for feature, wanted in asked.items():
+        if wanted and not getattr(capabilities, feature):
+            said = f"{name} cannot do what was asked for: {feature.replace('_', ' ')}"
+            raise Unsupported(said, feature=feature, target=name)
 
 
 async def gather(chunks: Chunks) -> Answer:
@@ -71,7 +86,7 @@ class LLMProvider(ABC):
 
     def stream(self, request: ChatRequest | str) -> Iterator[Chunk]:
         """The answer piece by piece. Closing the iterator cancels the generation. Blocks between pieces."""
-        return blocking.iterate(self.astream(as_request(request)))
+        return blocking.iterate(self._answering(as_request(request)))
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """One vector per text, in order. Raises `Unsupported` where the backend has no embeddings. Blocks."""
@@ -86,7 +101,7 @@ class LLMProvider(ABC):
         blocking.call(self.aclose())
 
     async def agenerate(self, request: ChatRequest | str) -> Answer:
-        return await gather(self.astream(as_request(request)))
+        return await gather(self._answering(as_request(request)))
 
     async def astream(self, request: ChatRequest) -> Chunks:
         """Pieces in order, the last with a finish reason. Closing it frees the backend's slot.
@@ -96,6 +111,23 @@ class LLMProvider(ABC):
         text = await asyncio.to_thread(self.generate_answer, flatten(request))
         yield Chunk(text=text)
         yield Chunk(finish_reason="stop")
+
+    async def _answering(self, request: ChatRequest) -> Chunks:
+        """`astream`, refused at once if it asks for too much, and ended at the request's deadline."""
+        require(request, self.capabilities, type(self).__name__)
+        limit_s = request.deadline_s
+        deadline = None if limit_s is None else asyncio.get_running_loop().time() + limit_s
+        async with aclosing(self.astream(request)) as chunks:
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        chunk = await anext(chunks)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError as error:
+                    said = f"{type(self).__name__} was not done within the deadline of {limit_s:g} s"
+                    raise TimedOut(said, phase="total", limit_s=limit_s or 0.0) from error
+                yield chunk
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
         raise Unsupported(f"{type(self).__name__} has no embeddings", feature="embeddings")

@@ -29,6 +29,7 @@ from roundhouse.core.errors import (
     ProviderError,
     StreamBroken,
     TimedOut,
+    Unsupported,
 )
 from roundhouse.providers.base import Endpoint
 
@@ -77,6 +78,26 @@ class HTTPClient:
     async def post(self, path: str, body: Mapping[str, Any], *, limit_s: float = 60.0) -> Any:
         """The JSON that answers `body`, for requests whose answer is small and quick."""
         return await self._whole("POST", path, body, limit_s)
+
+    async def get_text(self, path: str, *, limit_s: float = 5.0) -> str:
+        """The text at `path`."""
+        response = await self._send("GET", path, None, limit_s=limit_s)
+        try:
+            return (await response.content.read(_ANSWER_LIMIT_BYTES)).decode("utf-8", "replace")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise StreamBroken(
+                f'target "{self.target}" cut its answer: {_words(error)}', target=self.target, status=response.status
+            ) from error
+        finally:
+            response.release()
+
+    async def post_empty(self, path: str, *, limit_s: float) -> None:
+        """Nothing, if `path` takes a request without a body; its answer is not looked at."""
+        (await self._send("POST", path, None, limit_s=limit_s)).close()
+
+    async def delete(self, path: str, body: Mapping[str, Any], *, limit_s: float = 60.0) -> None:
+        """Have the server remove what `body` names; the answer's body is not looked at."""
+        (await self._send("DELETE", path, body, limit_s=limit_s)).close()
 
     @asynccontextmanager
     async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -187,11 +208,14 @@ def error_from_status(target: str, status: int, headers: Mapping[str, str], body
     message = said.get("message") or _excerpt(body)
     told = f'target "{target}" answered {status}: {message}'
     kind = {str(said.get("type")), str(said.get("code"))}
-    if kind & {"exceed_context_size_error", "context_length_exceeded"}:
+    # vLLM has no code for it; it names the parameter at fault.
+    if kind & {"exceed_context_size_error", "context_length_exceeded"} or said.get("param") == "input_tokens":
         return _too_long(target, told, said)
     if kind & {"content_filter", "content_policy_violation"}:
         return ContentRefused(told, target=target)
     match status:
+        case 501:
+            return Unsupported(told, target=target)
         case 401 | 402 | 403:
             return Misconfigured(f"{told}; check its api_key and account", target=target, status=status)
         case 404:

@@ -6,12 +6,14 @@ Routes and fields: ggml-org/llama.cpp tools/server/README.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from roundhouse.core.chat import ChatRequest, Chunk, Timings
-from roundhouse.core.errors import ConnectFailed, Error, Loading
+from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Timings
+from roundhouse.core.errors import ConnectFailed, Error, Loading, Unsupported
 from roundhouse.core.model import Capabilities, Health
+from roundhouse.providers.base import Endpoint
 from roundhouse.providers.openai_compatible import OpenAICompatibleClient, Reader
 
 __all__ = ["LlamaCppClient"]
@@ -30,12 +32,29 @@ class LlamaCppClient(OpenAICompatibleClient):
     # It announces to keep a connection and drops it after a stream; a new one on loopback costs less than a failed one.
     KEEP_ALIVE: ClassVar[bool] = False
 
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self._template_takes_tools: bool | None = None
+
     @property
     def capabilities(self) -> Capabilities:
+        # A trailing assistant message is always extended, and a stream never repeats it.
         return replace(super().capabilities, continuation=True, images=False, rerank=True)
 
-    def mark_continuation(self, request: ChatRequest, body: dict[str, Any]) -> None:
-        """Nothing to say: a trailing assistant message is always extended, and a stream never repeats it."""
+    async def astream(self, request: ChatRequest) -> Chunks:
+        if request.tools and not await self._knows_tools():
+            said = f'the chat template of target "{self.endpoint.target}" has no place for tools'
+            raise Unsupported(said, feature="tools", target=self.endpoint.target)
+        async with aclosing(super().astream(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _knows_tools(self) -> bool:
+        """The server drops tools in silence where the model's template does not write them."""
+        if self._template_takes_tools is None:
+            facts = (await self.http.get("/props")).get("chat_template_caps") or {}
+            self._template_takes_tools = bool(facts.get("supports_tools", True))
+        return self._template_takes_tools
 
     def finish(self, reader: Reader) -> Chunk:
         """With the speeds that the server measured."""

@@ -5,19 +5,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from roundhouse.core.chat import ChatRequest, Chunk, Chunks, FinishReason, Message, Timings, ToolCall, Usage
-from roundhouse.core.errors import BadResponse, Error, Misconfigured, StreamBroken
+from roundhouse.core.chat import (
+    ChatRequest,
+    Chunk,
+    Chunks,
+    FinishReason,
+    Message,
+    Timings,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from roundhouse.core.errors import BadResponse, ContextTooLong, Error, InvalidRequest, Misconfigured, StreamBroken
 from roundhouse.core.model import Capabilities, Health
 from roundhouse.providers.base import AsyncProvider, Endpoint
 from roundhouse.providers.http import HTTPClient, error_from_frame
 from roundhouse.providers.streams import LineDecoder
 
-__all__ = ["OllamaClient"]
+__all__ = ["OllamaClient", "PullProgress"]
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 # Fields of Sampling by their name among Ollama's options.
@@ -35,6 +46,17 @@ _OPTIONS = {
 }
 # Fields of a request rather than of its options.
 _TOP_LEVEL = ("keep_alive", "think")
+# Options of the process that runs the model (api/types.go, Runner).
+_RUNNER_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """One step of a download; bytes are those of the layer being pulled, 0 where a step has none."""
+
+    status: str
+    completed_bytes: int = 0
+    total_bytes: int = 0
 
 
 class _Function(msgspec.Struct):
@@ -52,8 +74,18 @@ class _Message(msgspec.Struct):
     tool_calls: list[_ToolCall] | None = None
 
 
+class _Likely(msgspec.Struct):
+    token: str
+    logprob: float
+
+
+class _Logprob(_Likely):
+    top_logprobs: list[_Likely] = []
+
+
 class _Line(msgspec.Struct):
     message: _Message | None = None
+    logprobs: list[_Logprob] | None = None
     done: bool = False
     done_reason: str = ""
     prompt_eval_count: int = 0
@@ -82,6 +114,7 @@ class OllamaClient(AsyncProvider):
             system_role=True,
             tools=True,
             json_schema=True,
+            logprobs=True,
             embeddings=True,
             seed=True,
             images=True,
@@ -92,8 +125,8 @@ class OllamaClient(AsyncProvider):
     async def astream(self, request: ChatRequest) -> Chunks:
         decoder = LineDecoder()
         reader = _Reader(self.endpoint.target, keep_leading_space=request.continue_last)
-        if request.logprobs is not None:
-            yield Chunk(warnings=(f"logprobs are ignored by target {self.endpoint.target}",))
+        if request.tool_choice is not None:
+            yield Chunk(warnings=(f"tool_choice is ignored by target {self.endpoint.target}",))
         try:
             async with self.http.stream("/api/chat", self.body(request)) as pieces:
                 async for piece in pieces:
@@ -102,22 +135,19 @@ class OllamaClient(AsyncProvider):
                             yield chunk
                 for chunk in reader.read(decoder.end()):
                     yield chunk
-        except Misconfigured as error:
-            if error.status != 404:
-                raise
-            said = f'target "{self.endpoint.target}": Ollama has no model {self.endpoint.model}'
-            raise Misconfigured(
-                f"{said}; get it with: ollama pull {self.endpoint.model}", target=error.target, status=error.status
-            ) from error
+        except (Misconfigured, InvalidRequest) as error:
+            raise self._told(error) from error
         if not reader.finished:
             raise StreamBroken(
                 f'target "{self.endpoint.target}" ended its answer before it was done', target=self.endpoint.target
             )
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
-        answer = await self.http.post(
-            "/api/embed", {"model": self.endpoint.model, "input": list(texts), "truncate": False}
-        )
+        body = {"model": self.endpoint.model, "input": list(texts), "truncate": False, **self._kept()}
+        try:
+            answer = await self.http.post("/api/embed", body)
+        except (Misconfigured, InvalidRequest) as error:
+            raise self._told(error) from error
         vectors = answer.get("embeddings")
         if not isinstance(vectors, list) or len(vectors) != len(texts):
             raise BadResponse(
@@ -126,18 +156,84 @@ class OllamaClient(AsyncProvider):
         return vectors
 
     async def ahealth(self) -> Health:
-        """Alive if it answers, ready if it has the model; a model that is not loaded yet is loaded on demand."""
+        """Alive if it answers, ready if it has the model, loading if that model is not in its memory yet."""
         try:
-            listed = await self.http.get("/api/tags")
+            names = await self._names("/api/tags")
+            wanted = _tagged(self.endpoint.model)
+            if wanted not in names:
+                missing = f"{wanted} is not pulled; get it with: ollama pull {wanted}"
+                return Health(alive=True, models=names, detail=missing)
+            resident = wanted in await self._names("/api/ps")
         except Error as error:
             return Health(alive=False, detail=str(error))
-        names = tuple(str(row["name"]) for row in listed.get("models") or ())
+        return Health(alive=True, ready=True, loading=not resident, models=names)
+
+    async def awindow_tokens(self) -> int:
+        """The window of one request: the target's `num_ctx`, else that of the loaded model, else the trained one."""
+        if chosen := self.endpoint.options.get("num_ctx"):
+            return int(chosen)
         wanted = _tagged(self.endpoint.model)
-        missing = "" if wanted in names else f"{wanted} is not pulled; get it with: ollama pull {wanted}"
-        return Health(alive=True, ready=not missing, models=names, detail=missing)
+        for row in (await self.http.get("/api/ps")).get("models") or ():
+            if row.get("name") == wanted and row.get("context_length"):
+                return int(row["context_length"])
+        facts = (await self.ashow()).get("model_info") or {}
+        return int(facts.get(f"{facts.get('general.architecture')}.context_length") or 0)
+
+    async def ashow(self) -> Mapping[str, Any]:
+        """What Ollama says of the model: details, model_info (GGUF keys), capabilities, template, licence."""
+        try:
+            shown: Mapping[str, Any] = await self.http.post("/api/show", {"model": self.endpoint.model})
+        except Misconfigured as error:
+            raise self._told(error) from error
+        return shown
+
+    async def apull(self) -> AsyncGenerator[PullProgress, None]:
+        """Have Ollama download the model. Closing it stops the download, which goes on where it was when asked again.
+
+        Raises `Misconfigured` if its registry has no such model.
+        """
+        decoder = LineDecoder()
+        async with self.http.stream("/api/pull", {"model": self.endpoint.model, "stream": True}) as pieces:
+            async for piece in pieces:
+                for line in decoder.feed(piece):
+                    told = msgspec.json.decode(line)
+                    if "error" in told:
+                        said = f'target "{self.endpoint.target}": Ollama cannot pull {self.endpoint.model}'
+                        raise Misconfigured(f"{said}: {told['error']}", target=self.endpoint.target)
+                    yield PullProgress(told.get("status", ""), told.get("completed", 0), told.get("total", 0))
+
+    async def adelete(self) -> None:
+        """Have Ollama remove the model from its disk. Raises `Misconfigured` if it has none of that name."""
+        await self.http.delete("/api/delete", {"model": self.endpoint.model})
+
+    async def aunload(self) -> None:
+        """Have Ollama give the model's memory back now."""
+        await self.http.post("/api/chat", {"model": self.endpoint.model, "messages": [], "keep_alive": 0})
 
     async def aclose(self) -> None:
         await self.http.aclose()
+
+    async def _names(self, path: str) -> tuple[str, ...]:
+        return tuple(str(row["name"]) for row in (await self.http.get(path)).get("models") or ())
+
+    def _told(self, error: Error) -> Error:
+        """Ollama's errors have a status and a text, no code: the one text that must be told from others is this."""
+        if isinstance(error, InvalidRequest) and "context length" in str(error):
+            window = int(self.endpoint.options.get("num_ctx") or 0)
+            return ContextTooLong(str(error), target=self.endpoint.target, limit_tokens=window)
+        if isinstance(error, Misconfigured) and error.status == 404:
+            said = f'target "{self.endpoint.target}": Ollama has no model {self.endpoint.model}'
+            hint = f"get it with: ollama pull {self.endpoint.model}"
+            return Misconfigured(f"{said}; {hint}", target=error.target, status=error.status)
+        return error
+
+    def _kept(self) -> dict[str, Any]:
+        """What would make Ollama load the model anew if it differed from one request to the next."""
+        options = {name: value for name, value in self.endpoint.options.items() if name in _RUNNER_OPTIONS}
+        kept: dict[str, Any] = {"options": options} if options else {}
+        if "keep_alive" in self.endpoint.options:
+            kept["keep_alive"] = self.endpoint.options["keep_alive"]
+        return kept
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """The request on Ollama's wire; what is unset is left out."""
@@ -165,6 +261,8 @@ class OllamaClient(AsyncProvider):
                 }
                 for tool in request.tools
             ]
+        if request.logprobs is not None:
+            body |= {"logprobs": True, "top_logprobs": request.logprobs}
         if request.json_schema is not None:
             body["format"] = request.json_schema or "json"
         return {**body, **request.extra}
@@ -191,14 +289,16 @@ class _Reader:
         if told.error is not None:
             raise error_from_frame(self._target, told.error)
         chunks = []
-        if told.message is not None and (content := self._content(told.message)).has_content:
-            chunks.append(content)
+        if told.message is not None:
+            content = self._content(told.message, told.logprobs or ())
+            if content.has_content or content.logprobs:
+                chunks.append(content)
         if told.done:
             self.finished = True
             chunks.append(self._last(told))
         return chunks
 
-    def _content(self, message: _Message) -> Chunk:
+    def _content(self, message: _Message, logprobs: Sequence[_Logprob]) -> Chunk:
         text = message.content
         if text and not self._begun:
             text = text.lstrip(" \n")
@@ -208,7 +308,11 @@ class _Reader:
             arguments = msgspec.json.encode(call.function.arguments).decode()
             calls.append(ToolCall(self._calls, f"call_{self._calls}", call.function.name, arguments))
             self._calls += 1
-        return Chunk(text=text, reasoning=message.thinking, tool_calls=tuple(calls))
+        likely = tuple(
+            TokenLogprob(entry.token, entry.logprob, tuple((top.token, top.logprob) for top in entry.top_logprobs))
+            for entry in logprobs
+        )
+        return Chunk(text=text, reasoning=message.thinking, tool_calls=tuple(calls), logprobs=likely)
 
     def _last(self, line: _Line) -> Chunk:
         reason = "tool_calls" if self._calls else _FINISH.get(line.done_reason, "stop")

@@ -292,9 +292,7 @@ class OpenAICompatibleClient(AsyncProvider):
         return {**body, **self.endpoint.options, **request.extra}, ignored
 
     def mark_continuation(self, request: ChatRequest, body: dict[str, Any]) -> None:
-        """Say that the last message is to be extended, in the way vLLM and others take it."""
-        if request.continue_last:
-            body |= {"continue_final_message": True, "add_generation_prompt": False}
+        """Say that the last message is to be extended; for backends that have a way to say it."""
 
     def _odd(self, what: str) -> BadResponse:
         return BadResponse(

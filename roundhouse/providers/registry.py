@@ -15,6 +15,7 @@ __all__ = ["GROUP", "create", "known"]
 
 GROUP = "roundhouse.providers"
 _OURS = {
+    "huggingface": "roundhouse.providers.huggingface:HuggingFaceClient",
     "llamacpp": "roundhouse.providers.llamacpp:LlamaCppClient",
     "ollama": "roundhouse.providers.ollama:OllamaClient",
     "openai": "roundhouse.providers.openai_compatible:OpenAICompatibleClient",

@@ -1,11 +1,13 @@
-"""vLLM's OpenAI server, attached: the common wire, its further sampling, its health, its own count of tokens.
+"""vLLM's OpenAI server: the common wire, its further sampling, its health, its load, its sleep, its count of tokens.
 
 Routes and fields: vllm-project/vllm, vllm/entrypoints/openai.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
+import re
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from roundhouse.core.chat import ChatRequest
@@ -13,7 +15,20 @@ from roundhouse.core.errors import BadResponse, Error
 from roundhouse.core.model import Capabilities, Health
 from roundhouse.providers.openai_compatible import OpenAICompatibleClient
 
-__all__ = ["VLLMClient"]
+__all__ = ["Load", "VLLMClient"]
+
+_GAUGE = re.compile(
+    r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)\{[^}]*\} (\S+)$", re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`cache_used`: share of the KV cache, 0 to 1."""
+
+    running: int
+    waiting: int
+    cache_used: float
 
 
 class VLLMClient(OpenAICompatibleClient):
@@ -30,6 +45,10 @@ class VLLMClient(OpenAICompatibleClient):
     def capabilities(self) -> Capabilities:
         return replace(super().capabilities, continuation=True)
 
+    def mark_continuation(self, request: ChatRequest, body: dict[str, Any]) -> None:
+        if request.continue_last:  # the second is true unless said, and both together are refused
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+
     async def acount_tokens(self, request: ChatRequest) -> int:
         """Prompt tokens of `request` under the model's own chat template."""
         return (await self._tokenize(request))[0]
@@ -45,6 +64,33 @@ class VLLMClient(OpenAICompatibleClient):
         except Error as error:
             return Health(alive=False, detail=str(error))
         return await super().ahealth()
+
+    async def aload(self) -> Load:
+        """How busy it is right now, by its own metrics."""
+        text = await self.http.get_text("/metrics")
+        found = {name: float(value) for name, value in _GAUGE.findall(text)}
+        return Load(
+            running=int(found.get("num_requests_running", 0)),
+            waiting=int(found.get("num_requests_waiting", 0)),
+            cache_used=found.get("kv_cache_usage_perc", 0.0),
+        )
+
+    async def abusy_slots(self) -> int:
+        """Requests that are computed right now."""
+        return (await self.aload()).running
+
+    async def asleep(self, level: int = 1) -> None:
+        """Give the memory back: level 1 keeps the weights in host memory, level 2 drops them.
+
+        vLLM aborts what runs, so it must be drained before. Needs `enable_sleep_mode`, CUDA or ROCm.
+        """
+        await self.http.post_empty(f"/sleep?level={level}", limit_s=120.0)
+        while not (await self.http.get("/is_sleeping"))["is_sleeping"]:  # noqa: ASYNC110 - it may answer before it sleeps
+            await asyncio.sleep(0.05)
+
+    async def awake(self) -> None:
+        """Take the memory again and serve."""
+        await self.http.post_empty("/wake_up", limit_s=120.0)
 
     async def _tokenize(self, request: ChatRequest) -> tuple[int, int]:
         body, _ = self.body(request)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Timings
 from roundhouse.core.errors import Attempt, BadResponse, Error, ProviderError, StreamBroken, TimedOut
 from roundhouse.core.report import Report
-from roundhouse.providers.base import LLMProvider
+from roundhouse.providers.base import LLMProvider, require
 from roundhouse.routing.failover import conclude, may_try_next
 from roundhouse.routing.target import Target
 
@@ -128,6 +128,7 @@ class _Attempt:
         """Pieces of the client's stream, each within its limit, foreign exceptions mapped to ours."""
         limits, first_at = self._target.limits, 0.0
         warnings: tuple[str, ...] = ()
+        require(self._request, client.capabilities, f'target "{self._target.name}"')
         async with aclosing(client.astream(self._request)) as pieces:
             while True:
                 limit_s, phase = (

@@ -92,13 +92,6 @@ async def test_no_memory_for_the_model_is_said_with_what_would_help() -> None:
             await gateway.generate(ChatRequest.of("q"))
 
 
-async def test_a_type_that_nobody_provides_is_said_when_the_house_opens() -> None:
-    settings = load_text("llm: {providers: [{type: huggingface, model: m}]}")
-    with pytest.raises(errors.ConfigError, match='no provider "huggingface" is installed'):
-        async with Gateway(settings):
-            pass
-
-
 async def test_a_model_file_is_found_beside_the_configuration(tmp_path: Path, demo_gguf: Path) -> None:
     (tmp_path / "m.gguf").symlink_to(demo_gguf)
     config = tmp_path / "c.yaml"

@@ -55,7 +55,7 @@ def test_the_factory_knows_its_types() -> None:
     assert isinstance(
         roundhouse.LLMProviderFactory.create_provider("ollama", "mistral:7b", {}), roundhouse.OllamaProvider
     )
-    with pytest.raises(ValueError, match='unknown provider type "nope"; known are llamacpp, ollama, openai, vllm'):
+    with pytest.raises(ValueError, match="known are huggingface, llamacpp, ollama, openai, vllm"):
         roundhouse.LLMProviderFactory.create_provider("nope", "m", {})
 
 

@@ -110,15 +110,6 @@ async def test_everything_that_was_asked_reaches_the_wire() -> None:
     assert answer.warnings == ("top_k is ignored by target t",)
 
 
-async def test_continuing_asks_for_the_prefix_to_be_extended_and_keeps_its_space() -> None:
-    request = ChatRequest((Message("user", "q"), Message("assistant", "The")), continue_last=True)
-    async with fake_server(_stream(*GOOD)) as server:
-        answer = await _ask(server, request)
-        body = server.seen[0].json
-    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
-    assert answer.text == " Ines"
-
-
 async def test_reasoning_tool_calls_and_logprobs_come_through() -> None:
     call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a"'}}
     more = {"index": 0, "function": {"arguments": ":1}"}}

@@ -36,7 +36,7 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("third_party")
 def test_a_third_partys_provider_works_by_its_name_everywhere() -> None:
-    assert known() == ("llamacpp", "ollama", "openai", "vllm", "broken", "shout")
+    assert known() == ("huggingface", "llamacpp", "ollama", "openai", "vllm", "broken", "shout")
     assert create("shout", Endpoint("t", "x://")).generate_answer("hi") == "HI"
     made = roundhouse.LLMProviderFactory.create_provider("shout", "m", {"endpoint": "x://"})
     assert made.generate_answer("hi") == "HI"
@@ -53,7 +53,7 @@ def test_a_broken_provider_says_what_could_not_be_imported() -> None:
 
 
 def test_an_unknown_name_is_told_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match='unknown provider type "nope"; known are llamacpp, ollama, openai, vllm'):
+    with pytest.raises(ValueError, match="known are huggingface, llamacpp, ollama, openai, vllm"):
         create("nope", Endpoint("t", "x://"))
     with pytest.raises(errors.ConfigError, match="'shout' is no provider type"):
         roundhouse.LLMManager({"llm": {"providers": [{"type": "shout", "model": "m"}]}})

@@ -1,0 +1,1 @@
+"""For those who write providers: the tests that every provider passes."""
