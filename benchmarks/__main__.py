@@ -1,13 +1,19 @@
-"""Run all benchmarks, or those named: `python -m benchmarks [startup] [relay] [engine]`."""
+"""Run all benchmarks, or those named: `python -m benchmarks [startup] [relay] [engine] [batching] [memory]`."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import engine, relay, startup
+from benchmarks import batching, engine, memory, relay, startup
 from benchmarks.report import Row, table
 
-BENCHMARKS = {"startup": startup.run, "relay": relay.run, "engine": engine.run}
+BENCHMARKS = {
+    "startup": startup.run,
+    "relay": relay.run,
+    "engine": engine.run,
+    "batching": batching.run,
+    "memory": memory.run,
+}
 
 
 def main() -> None:

@@ -159,6 +159,7 @@ def _target(name: str, kind: str, entry: Mapping[str, Any]) -> TargetSettings:
         name=name,
         type=kind,
         model=entry.get("model", ""),
+        family=entry.get("family", ""),
         endpoint=entry.get("endpoint", ""),
         timeout_s=entry.get("timeout"),
         sampling=Sampling(**sampling),

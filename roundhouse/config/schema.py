@@ -24,6 +24,7 @@ from roundhouse.config.source import Node
 
 __all__ = ["OPTIONS", "SAMPLING", "TYPES", "file_rule"]
 
+FAMILY_NAMES = ("llama3", "phi3", "gemma2", "qwen2.5", "mistral")
 TYPES = ("ollama", "llamacpp", "huggingface", "vllm", "openai")
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
@@ -44,6 +45,7 @@ _COMMON: Mapping[str, Rule] = {
     "type": Text("Which kind of backend."),
     "name": Text("The target's own name; its type if absent."),
     "model": Text("The backend's name of the model, a file, or `demo` for the built-in model."),
+    "family": Text("Whose habits the model has; unset = by its own files.", FAMILY_NAMES),
     "endpoint": Text("URL of a backend that someone else runs."),
     "timeout": Duration("Limit on the first token and between tokens.", low=0.001, high=86_400),
     **SAMPLING,
@@ -82,6 +84,7 @@ OPTIONS: Mapping[str, Mapping[str, Rule]] = {
         "rope_freq_base": Number("", 0),
         "rope_freq_scale": Number("", 0),
         "embeddings": Switch("Serve embeddings instead of chat."),
+        "rerank": Switch("Serve rankings of documents instead of chat, with a model made for it."),
     },
     "ollama": {
         "num_ctx": Number("Window, in tokens; the same in all requests.", 1, 10_000_000, True),

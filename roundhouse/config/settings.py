@@ -27,6 +27,7 @@ class TargetSettings:
     name: str
     type: str
     model: str
+    family: str = ""
     endpoint: str = ""
     timeout_s: float | None = None
     sampling: Sampling = field(default_factory=Sampling)

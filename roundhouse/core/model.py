@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Capabilities", "DeviceFacts", "Health", "ModelFacts"]
+__all__ = ["Capabilities", "DeviceFacts", "Health", "ModelDescription", "ModelFacts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,15 @@ class Health:
     loading: bool = False
     detail: str = ""
     models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What a running backend says of its model; empty = it does not."""
+
+    name: str = ""
+    architecture: str = ""
+    chat_template: str = ""
 
 
 @dataclass(frozen=True, slots=True)

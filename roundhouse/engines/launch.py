@@ -141,7 +141,12 @@ _FLAGS = {
     "draft_model": "--model-draft",
     "chat_template": "--chat-template",
 }
-_SWITCHES = {"use_mmap": (None, "--no-mmap"), "use_mlock": ("--mlock", None), "embeddings": ("--embeddings", None)}
+_SWITCHES = {
+    "use_mmap": (None, "--no-mmap"),
+    "use_mlock": ("--mlock", None),
+    "embeddings": ("--embeddings", None),
+    "rerank": ("--reranking", None),
+}
 
 
 def _llama_server_flags(model_path: str, options: Mapping[str, Any], window: int) -> list[str]:

@@ -34,7 +34,7 @@ _OPTIONS = {
 }
 _HANDLED = {
     "model", "window", "key", "parent", "n_threads", "n_threads_batch", "cache_type_k", "cache_type_v", "flash_attn",
-    "use_mmap", "use_mlock", "lora", "draft_model",
+    "use_mmap", "use_mlock", "lora", "draft_model", "rerank",
 }  # fmt: skip
 
 
@@ -75,7 +75,10 @@ def _set_special(xllamacpp: Any, params: Any, settings: dict[str, Any]) -> None:
     if "flash_attn" in settings:
         chosen = "ENABLED" if settings["flash_attn"] else "DISABLED"
         params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{chosen}")
-    if settings.get("embeddings") and "pooling_type" not in settings:
+    if settings.get("rerank"):
+        params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    elif settings.get("embeddings") and "pooling_type" not in settings:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN  # most models do not say
     if "draft_model" in settings:
         params.speculative.draft.model.path = settings["draft_model"]

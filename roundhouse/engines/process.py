@@ -30,6 +30,7 @@ _LOG_LINES = 200
 _LINE_BYTES = 2000
 _POLL_S = 0.1
 _EXIT_GRACE_S = 2.0
+_TAIL_LINES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,11 @@ class Child:
         )
 
     def _last_line(self) -> str:
-        return next((line for line in reversed(self._log) if line.strip()), "(empty)")
+        """The last line that speaks of an error, for what follows it is often advice; else the last of all."""
+        said = [line for line in self._log if line.strip()]
+        return next(
+            (line for line in said[:-_TAIL_LINES:-1] if "error" in line.lower()), said[-1] if said else "(empty)"
+        )
 
     async def _read_log(self) -> None:
         """Drain the log for ever, so that the child never blocks on a full pipe; keep the end."""

@@ -60,7 +60,7 @@ def _target(entry: TargetSettings, settings: Settings, one_at_a_time: asyncio.Lo
     slots = Slots(at_once, limits.queue)
     connect = connector(entry, limits, managed=engine.managed)
     sampling = entry.sampling.over(DEMO_SAMPLING) if is_demo(entry) else entry.sampling
-    return Target(entry.name, entry.model, engine, connect, slots, sampling, token_limits)
+    return Target(entry.name, entry.model, engine, connect, slots, sampling, token_limits, entry.family)
 
 
 def _engine(entry: TargetSettings, settings: Settings, one_at_a_time: asyncio.Lock) -> Engine:

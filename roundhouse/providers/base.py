@@ -16,10 +16,19 @@ from typing import Any, Protocol, runtime_checkable
 
 from roundhouse.core.chat import Answer, ChatRequest, Chunk, Chunks, collect
 from roundhouse.core.errors import TimedOut, Unsupported
-from roundhouse.core.model import Capabilities, Health
+from roundhouse.core.model import Capabilities, Health, ModelDescription
 from roundhouse.providers import blocking
 
-__all__ = ["AsyncProvider", "CountsTokens", "Endpoint", "LLMProvider", "as_request", "gather", "require"]
+__all__ = [
+    "AsyncProvider",
+    "CountsTokens",
+    "DescribesModel",
+    "Endpoint",
+    "LLMProvider",
+    "as_request",
+    "gather",
+    "require",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,10 @@ class LLMProvider(ABC):
         """One vector per text, in order. Raises `Unsupported` where the backend has no embeddings. Blocks."""
         return blocking.call(self.aembed(texts))
 
+    def rerank(self, query: str, documents: Sequence[str]) -> list[float]:
+        """How well each document answers `query`, in order; larger is better. Blocks."""
+        return blocking.call(self.arerank(query, documents))
+
     def health(self) -> Health:
         """A free probe, never a completion. Blocks."""
         return blocking.call(self.ahealth())
@@ -132,6 +145,10 @@ class LLMProvider(ABC):
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
         raise Unsupported(f"{type(self).__name__} has no embeddings", feature="embeddings")
 
+    async def arerank(self, query: str, documents: Sequence[str]) -> list[float]:
+        """How well each document answers `query`, in order; larger is better. Raises `Unsupported` where it cannot."""
+        raise Unsupported(f"{type(self).__name__} cannot rerank", feature="rerank")
+
     async def ahealth(self) -> Health:
         return Health(alive=True, ready=True, detail="not probed: this provider has no health check")
 
@@ -160,6 +177,13 @@ class CountsTokens(Protocol):
     async def awindow_tokens(self) -> int:
         """The window of one request, prompt and answer together."""
         ...
+
+
+@runtime_checkable
+class DescribesModel(Protocol):
+    """What a provider may have besides: the model's own word on what it is."""
+
+    async def adescribe(self) -> ModelDescription: ...
 
 
 def flatten(request: ChatRequest) -> str:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from roundhouse.core.chat import ChatRequest
 from roundhouse.core.errors import BadResponse, ConnectFailed, Error
-from roundhouse.core.model import Capabilities, Health
+from roundhouse.core.model import Capabilities, Health, ModelDescription
 from roundhouse.providers.openai_compatible import OpenAICompatibleClient
 
 __all__ = ["HuggingFaceClient"]
@@ -36,6 +36,12 @@ class HuggingFaceClient(OpenAICompatibleClient):
     async def awindow_tokens(self) -> int:
         """The window of one request."""
         return await self._number("window", self.http.get("/state"))
+
+    async def adescribe(self) -> ModelDescription:
+        state = await self.http.get("/state")
+        return ModelDescription(
+            self.endpoint.model, str(state.get("architecture") or ""), str(state.get("chat_template") or "")
+        )
 
     async def abusy_slots(self) -> int:
         """Requests that are computed right now."""

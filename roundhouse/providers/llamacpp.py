@@ -5,14 +5,14 @@ Routes and fields: ggml-org/llama.cpp tools/server/README.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Timings
 from roundhouse.core.errors import ConnectFailed, Error, Loading, Unsupported
-from roundhouse.core.model import Capabilities, Health
+from roundhouse.core.model import Capabilities, Health, ModelDescription
 from roundhouse.providers.base import Endpoint
 from roundhouse.providers.openai_compatible import OpenAICompatibleClient, Reader
 
@@ -65,6 +65,15 @@ class LlamaCppClient(OpenAICompatibleClient):
         )
         return replace(reader.last(), timings=timings)
 
+    async def arerank(self, query: str, documents: Sequence[str]) -> list[float]:
+        """By a model made for it, in a target that says `rerank: true`."""
+        answer = await self.http.post("/v1/rerank", {"query": query, "documents": list(documents)})
+        try:
+            rows = {int(row["index"]): float(row["relevance_score"]) for row in answer["results"]}
+            return [rows[place] for place in range(len(documents))]
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._odd("scores") from error
+
     async def acount_tokens(self, request: ChatRequest) -> int:
         """Prompt tokens of `request` under the model's own chat template."""
         body, _ = self.body(request)
@@ -79,6 +88,10 @@ class LlamaCppClient(OpenAICompatibleClient):
         """The window of one request."""
         props = await self.http.get("/props")
         return int(props["default_generation_settings"]["n_ctx"])
+
+    async def adescribe(self) -> ModelDescription:
+        props = await self.http.get("/props")
+        return ModelDescription(self.endpoint.model, chat_template=str(props.get("chat_template") or ""))
 
     async def abusy_slots(self) -> int:
         """Slots that are computing right now."""

@@ -23,7 +23,7 @@ from roundhouse.core.chat import (
     Usage,
 )
 from roundhouse.core.errors import BadResponse, ContextTooLong, Error, InvalidRequest, Misconfigured, StreamBroken
-from roundhouse.core.model import Capabilities, Health
+from roundhouse.core.model import Capabilities, Health, ModelDescription
 from roundhouse.providers.base import AsyncProvider, Endpoint
 from roundhouse.providers.http import HTTPClient, error_from_frame
 from roundhouse.providers.streams import LineDecoder
@@ -186,6 +186,12 @@ class OllamaClient(AsyncProvider):
         except Misconfigured as error:
             raise self._told(error) from error
         return shown
+
+    async def adescribe(self) -> ModelDescription:
+        shown = await self.ashow()
+        facts = shown.get("model_info") or {}
+        architecture = str(facts.get("general.architecture") or "")
+        return ModelDescription(self.endpoint.model, architecture, str(shown.get("template") or ""))
 
     async def apull(self) -> AsyncGenerator[PullProgress, None]:
         """Have Ollama download the model. Closing it stops the download, which goes on where it was when asked again.

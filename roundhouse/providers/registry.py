@@ -11,10 +11,10 @@ from importlib.metadata import entry_points
 
 from roundhouse.providers.base import Endpoint, LLMProvider
 
-__all__ = ["GROUP", "create", "known"]
+__all__ = ["GROUP", "OURS", "create", "known"]
 
 GROUP = "roundhouse.providers"
-_OURS = {
+OURS = {
     "huggingface": "roundhouse.providers.huggingface:HuggingFaceClient",
     "llamacpp": "roundhouse.providers.llamacpp:LlamaCppClient",
     "ollama": "roundhouse.providers.ollama:OllamaClient",
@@ -25,8 +25,8 @@ _OURS = {
 
 def known() -> tuple[str, ...]:
     """Every name that `create` takes, ours first."""
-    theirs = sorted(entry.name for entry in entry_points(group=GROUP) if entry.name not in _OURS)
-    return (*_OURS, *theirs)
+    theirs = sorted(entry.name for entry in entry_points(group=GROUP) if entry.name not in OURS)
+    return (*OURS, *theirs)
 
 
 def create(kind: str, endpoint: Endpoint) -> LLMProvider:
@@ -39,8 +39,8 @@ def create(kind: str, endpoint: Endpoint) -> LLMProvider:
 
 
 def _factory(kind: str) -> Callable[[Endpoint], LLMProvider]:
-    if kind in _OURS:
-        module, _, name = _OURS[kind].partition(":")
+    if kind in OURS:
+        module, _, name = OURS[kind].partition(":")
         found: Callable[[Endpoint], LLMProvider] = getattr(import_module(module), name)
         return found
     for entry in entry_points(group=GROUP):

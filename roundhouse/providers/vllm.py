@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from roundhouse.core.chat import ChatRequest
-from roundhouse.core.errors import BadResponse, Error
+from roundhouse.core.errors import BadResponse, Error, Misconfigured, Unsupported
 from roundhouse.core.model import Capabilities, Health
 from roundhouse.providers.openai_compatible import OpenAICompatibleClient
 
@@ -48,6 +49,15 @@ class VLLMClient(OpenAICompatibleClient):
     def mark_continuation(self, request: ChatRequest, body: dict[str, Any]) -> None:
         if request.continue_last:  # the second is true unless said, and both together are refused
             body |= {"continue_final_message": True, "add_generation_prompt": False}
+
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+        try:
+            return await super().aembed(texts)
+        except Misconfigured as error:
+            if error.status != 404:
+                raise
+            said = f'target "{self.endpoint.target}" has no model for embeddings: vLLM has a route for them or for chat'
+            raise Unsupported(said, feature="embeddings", target=self.endpoint.target) from error
 
     async def acount_tokens(self, request: ChatRequest) -> int:
         """Prompt tokens of `request` under the model's own chat template."""

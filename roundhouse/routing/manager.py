@@ -118,18 +118,19 @@ class _Attempt:
         try:
             client = await self._within(target.client(), self._left_s(), "total")
             self._report.load_s = self._clock() - granted
-            async with aclosing(self._guarded(client)) as pieces:
+            request = await self._within(target.fitted(self._request, client), self._left_s(), "total")
+            async with aclosing(self._guarded(client, request)) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:
             slots.give_back(self._clock() - granted)
 
-    async def _guarded(self, client: LLMProvider) -> Chunks:
+    async def _guarded(self, client: LLMProvider, request: ChatRequest) -> Chunks:
         """Pieces of the client's stream, each within its limit, foreign exceptions mapped to ours."""
         limits, first_at = self._target.limits, 0.0
         warnings: tuple[str, ...] = ()
-        require(self._request, client.capabilities, f'target "{self._target.name}"')
-        async with aclosing(client.astream(self._request)) as pieces:
+        require(request, client.capabilities, f'target "{self._target.name}"')
+        async with aclosing(client.astream(request)) as pieces:
             while True:
                 limit_s, phase = (
                     (limits.between_tokens_s, "between_tokens") if first_at else (limits.first_token_s, "first_token")

@@ -332,3 +332,15 @@ async def test_after_many_streams_at_once_no_request_trips_over_a_dropped_connec
     finally:
         await client.aclose()
         await child.stop()
+
+
+async def test_documents_are_ranked_in_the_order_they_were_given() -> None:
+    async def script(exchange: Exchange) -> None:
+        assert exchange.json == {"query": "q", "documents": ["a", "b"]}
+        rows = [{"index": 1, "relevance_score": 2.5}, {"index": 0, "relevance_score": -1.0}]
+        await exchange.whole({"results": rows})
+
+    async with fake_server(script) as server:
+        client = LlamaCppClient(Endpoint("t", server.url))
+        assert await client.arerank("q", ["a", "b"]) == [-1.0, 2.5]
+        await client.aclose()

@@ -3,7 +3,7 @@
 POST /v1/chat/completions   a stream, always
 POST /v1/embeddings         where the target says `embeddings: true`
 POST /tokenize              {"count": prompt tokens of these messages}
-GET  /state                 {"busy", "waiting", "slots", "window"}
+GET  /state                 what it does and is: busy, waiting, slots, window, device, dtype, chat_template
 GET  /health                200, or 503 when the generation thread is dead
 """
 
@@ -47,6 +47,7 @@ class Service:
         self._chat = chat
         self._batching = batching
         self._embedding = asyncio.Lock()
+        self._model: dict[str, str] = {}
         self.facts: dict[str, Any] = {"slots": self._slots}
 
     @classmethod
@@ -62,6 +63,10 @@ class Service:
             cache_tokens = int(settings.get("cache_tokens") or max(window, slots * min(window, 4096)))
             batching = Batching(loaded, slots=slots, cache_tokens=cache_tokens, graphs=settings.get("cuda_graphs"))
             service = cls(settings, None, Chat(loaded, batching, settings.get("chat_template")), batching)
+        service._model = {
+            "architecture": str(getattr(loaded.model.config, "model_type", "")),
+            "chat_template": str(loaded.tokenizer.chat_template or ""),
+        }
         service.facts |= {
             "window": loaded.window,
             "device": loaded.device,
@@ -104,8 +109,7 @@ class Service:
         match route:
             case "GET /state":
                 waiting = self._batching.waiting if self._batching else 0
-                state = {"busy": self.busy, "waiting": waiting, "slots": self._slots, "window": self.facts["window"]}
-                await _whole(send, state)
+                await _whole(send, {"busy": self.busy, "waiting": waiting, **self.facts, **self._model})
             case "POST /tokenize":
                 body = _body(await _read(receive))
                 await _whole(send, {"count": len(self._chatting.tokens(body))})

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,7 +98,8 @@ def main() -> None:
         asyncio.run(_serve(settings, answers))
     except CannotStart as error:
         print(json.dumps(error.told), file=answers, flush=True)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a library raises over a file is why it cannot start
+        traceback.print_exc()
         reason = " ".join(str(error).split()) or type(error).__name__
         print(json.dumps({"event": "failed", "kind": "model", "reason": reason[:1000]}), file=answers, flush=True)
     os._exit(1)

@@ -1,0 +1,25 @@
+"""One model, two engines, one text: F16 GGUF in llama.cpp and safetensors in transformers."""
+
+import asyncio
+from typing import Any
+
+from roundhouse.core.chat import ChatRequest, Sampling
+from roundhouse.providers.huggingface import HuggingFaceClient
+from roundhouse.providers.llamacpp import LlamaCppClient
+from tests.conftest import rag_query
+from tests.contract.subjects import child, endpoint, huggingface, llamacpp
+
+
+async def test_fifty_held_out_answers_are_the_same_in_both(heldout: list[dict[str, Any]]) -> None:
+    async with child(llamacpp()) as one, child(huggingface()) as other:
+        clients = LlamaCppClient(endpoint(one)), HuggingFaceClient(endpoint(other))
+        different = []
+        for row in heldout[::8][:50]:
+            prompt = rag_query(row["context"], row["question"])
+            request = ChatRequest.of(prompt, sampling=Sampling(temperature=0.0, max_tokens=80))
+            first, second = await asyncio.gather(*(client.agenerate(request) for client in clients))
+            if (first.text, first.usage.completion_tokens) != (second.text, second.usage.completion_tokens):
+                different.append((row["question"], first.text, second.text))
+        for client in clients:
+            await client.aclose()
+    assert not different
