@@ -1,5 +1,5 @@
 # Two commands for users:      make demo   make test
-# For developers besides:      make check  make bench  make docs  make test-live-vllm  make lock  make clean
+# For developers besides:      make check  make bench  make faults  make docs  make test-live-vllm  make lock  make clean
 PYTHON ?= python3
 VENV   := .venv
 VLLM   := .venv-vllm
@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-live-vllm check docs bench lock clean
+.PHONY: help demo test test-live-vllm check faults docs bench lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -50,6 +50,9 @@ check: $(VENV)/.dev ## formatting, lint, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+faults: $(VENV)/.dev ## every way a backend fails, against our own server; renews docs/reliability.md
+	$(BIN)/roundhouse faults run --own --scale 0.05 --write docs/reliability.md
 
 docs: $(VENV)/.dev ## renew the tables that come from the code
 	$(BIN)/python -m roundhouse.testing.capabilities README.md

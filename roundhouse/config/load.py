@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 
 from roundhouse.config.rules import Faults, nearest
 from roundhouse.config.schema import OPTIONS, SAMPLING, TYPES, file_rule
-from roundhouse.config.settings import Limits, Replicas, Resources, Server, Settings, TargetSettings
+from roundhouse.config.settings import BreakerSettings, Limits, Replicas, Resources, Server, Settings, TargetSettings
 from roundhouse.config.source import Node, leaf, overlay, parse_yaml, read_file
 from roundhouse.core.chat import Sampling
 from roundhouse.core.errors import ConfigError
+
+T = TypeVar("T")
+_COUNTS = {"failures", "refused", "share", "least", "probes"}
 
 __all__ = ["Invalid", "find", "load", "load_mapping", "load_text", "schema"]
 
@@ -90,7 +93,8 @@ def _settle(
     settings = Settings(
         targets=_targets(llm.get("providers", []), root, faults),
         prompt_templates={name: _unended(text) for name, text in llm.get("prompt_templates", {}).items()},
-        limits=_filled(Limits, values.get("limits", {}), {"queue"}),
+        limits=_filled(Limits, values.get("limits", {}), {"queue", "attempts"}),
+        breaker=_filled(BreakerSettings, values.get("breaker", {}), _COUNTS),
         server=_server(values.get("server", {})),
         resources=Resources(**values.get("resources", {})),
         source=source,
@@ -119,7 +123,8 @@ def _overlaid(root: Node, flags: Mapping[str, Any], environ: Mapping[str, str]) 
     return root
 
 
-def _filled(kind: type[Limits], values: Mapping[str, Any], unitless: set[str]) -> Limits:
+def _filled(kind: Callable[..., T], values: Mapping[str, Any], unitless: set[str]) -> T:
+    """Settings of `kind`, whose fields of time end in `_s` where the file's keys do not."""
     return kind(**{name if name in unitless else f"{name}_s": value for name, value in values.items()})
 
 
@@ -186,7 +191,10 @@ def _routes(settings: Settings, values: Mapping[str, Any], root: Node, faults: F
             else f"routes.{route}"
         )
         routes[route] = tuple(
-            _resolve(name, settings.targets, f"{key}[{place}]", root, faults) for place, name in enumerate(wanted)
+            "|".join(
+                _resolve(name.strip(), settings.targets, f"{key}[{place}]", root, faults) for name in entry.split("|")
+            )
+            for place, entry in enumerate(wanted)
         )
         if route in names and routes[route] != (route,):
             faults.append(_at(root, None, route, f'{key}: "{route}" is the name of a target; give the route another'))

@@ -172,8 +172,21 @@ def file_rule(types: Sequence[str]) -> Section:
         "load": Duration("Until a model is loaded.", low=0.001),
         "first_token": Duration("From loaded to the first token.", low=0.001),
         "between_tokens": Duration("From one token to the next.", low=0.001),
+        "thinking": Duration("From one token to the next while a model reasons.", low=0.001),
         "total": Duration("A whole request.", low=0.001),
-        "queue": Number("Requests that may wait for one target.", 0, 1_000_000, whole=True),
+        "queue": Number("Requests that may wait for a slot.", 0, 1_000_000, whole=True),
+        "attempts": Number("Attempts of one request; refused connections and loads under way are free.", 1, 100, True),
+    }
+    breaker: dict[str, Rule] = {
+        "failures": Number("In a row, that open it.", 1, 10_000, whole=True),
+        "refused": Number("Refused connections in a row that open it.", 1, 10_000, whole=True),
+        "share": Number("Of the results within the window, that opens it if it failed.", 0.01, 1),
+        "least": Number("Results before that share counts.", 1, 10_000, whole=True),
+        "window": Duration("How long a result counts.", low=0.001),
+        "open": Duration("How long it stays open at first; doubles with each failed probe.", low=0.001),
+        "longest": Duration("The longest it stays open.", low=0.001),
+        "probes": Number("Successes that close it.", 1, 100, whole=True),
+        "slow_start": Duration("How long the load takes to rise again.", low=0.001),
     }
     server: dict[str, Rule] = {
         "host": Text("Address to listen on."),
@@ -183,16 +196,18 @@ def file_rule(types: Sequence[str]) -> Section:
     }
     llm: dict[str, Rule] = {
         "providers": ListOf(_Target(tuple(types)), "The targets, in order of preference.", least=1),
-        "fallback_order": ListOf(Text(), "The order in which targets are tried; default: as listed.", least=1),
+        "fallback_order": ListOf(Text(), "The order of trying, `a | b` being equals; default: as listed.", least=1),
         "prompt_templates": MapOf(Text(), "Prompts by name, with {placeholders}."),
     }
     return Section(
         {
             "llm": Section(llm, "Models and prompts.", ("providers",)),
             "routes": MapOf(
-                ListOf(Text(), single=True, least=1), "Names for clients, each an ordered list of targets."
+                ListOf(Text(), single=True, least=1),
+                "Names for clients: ordered lists of targets, `a | b` being equals.",
             ),
             "limits": Section(limits, "Time limits and the queue's bound."),
+            "breaker": Section(breaker, "When a failing target is left alone."),
             "server": Section(server, "The HTTP server."),
             "resources": Section(
                 {"memory_fraction": Number("Share of the free memory that models may take.", 0.01, 1)}, "Memory."

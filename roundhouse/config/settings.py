@@ -43,14 +43,31 @@ class TargetSettings:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """No wait is without one of these. `queue`: how many requests may wait for one target."""
+    """No wait is without one of these. `queue`: requests that may wait for a slot; `attempts`: of one request."""
 
     connect_s: float = 2.0
     load_s: float = 300.0
     first_token_s: float = 30.0
     between_tokens_s: float = 15.0
+    thinking_s: float = 60.0
     total_s: float = 600.0
     queue: int = 256
+    attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """When a target is no longer asked, and how it comes back (docs/routing.md)."""
+
+    failures: int = 5
+    refused: int = 2
+    share: float = 0.5
+    least: int = 10
+    window_s: float = 30.0
+    open_s: float = 5.0
+    longest_s: float = 120.0
+    probes: int = 2
+    slow_start_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +98,7 @@ class Settings:
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     prompt_templates: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
+    breaker: BreakerSettings = BreakerSettings()
     server: Server = Server()
     resources: Resources = Resources()
     source: str = ""

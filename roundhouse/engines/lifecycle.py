@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from enum import Enum, auto
+from typing import TypeAlias
 
 from roundhouse.core.errors import EngineError, Error, LaunchFailed
 from roundhouse.core.machine import Machine
@@ -56,6 +57,10 @@ ENGINE: Machine[EngineState, EngineInput] = Machine(
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MOST_S = 30.0
 _STABLE_S = 60.0
+_RESTARTS = 5
+
+
+Listener: TypeAlias = "Callable[[Engine, EngineState, EngineState], None]"
 
 
 class Engine:
@@ -63,7 +68,7 @@ class Engine:
 
     `ensure_ready` is the only way to it: whoever asks while it starts joins the same start, and a start outlives those
     who asked. An engine that keeps failing is started again only after a pause of 0.5 s that doubles up to 30 s; asked
-    before that, it fails at once with the reason it failed for. `on_change(engine, old, new)` is called at each change.
+    before that, it fails at once with the reason it failed for. Listeners are called at each change of state.
     `plan` is asked at every start, for what is to be started can change; what it raises is why the start failed.
     Engines that share `turn` start one after the other.
     """
@@ -76,7 +81,6 @@ class Engine:
         load_limit_s: float = 300.0,
         turn: asyncio.Lock | None = None,
         clock: Callable[[], float] = time.monotonic,
-        on_change: Callable[[Engine, EngineState, EngineState], None] | None = None,
     ) -> None:
         self.target = target
         self.state = ENGINE.initial
@@ -86,7 +90,7 @@ class Engine:
         self._load_limit_s = load_limit_s
         self._turn = turn
         self._clock = clock
-        self._on_change = on_change
+        self._listeners: list[Listener] = []
         self._child: Child | None = None
         self._ready: Ready | None = None
         self._starting: asyncio.Task[Ready] | None = None
@@ -129,6 +133,22 @@ class Engine:
                     f'the engine of target "{self.target}" was stopped while it started', target=self.target
                 ) from None
             raise
+
+    def listen(self, listener: Listener) -> None:
+        """Have `listener(engine, old, new)` called at each change of state."""
+        self._listeners.append(listener)
+
+    async def restart(self) -> None:
+        """Bring it back after a crash, pausing as its failures ask. Raises the last reason when it fails too often."""
+        for tries_left in range(_RESTARTS, 0, -1):
+            await asyncio.sleep(max(0.0, self._not_before - self._clock()))
+            if self.failure is None:  # it runs again, or was stopped on purpose
+                return
+            try:
+                await self.ensure_ready()
+            except Error:
+                if tries_left == 1:
+                    raise
 
     async def stop(self) -> None:
         """End it and wait until it is gone; it can be started again."""
@@ -203,5 +223,5 @@ class Engine:
 
     def _move(self, given: EngineInput) -> None:
         old, self.state = self.state, ENGINE.next(self.state, given)
-        if self._on_change is not None:
-            self._on_change(self, old, self.state)
+        for listener in self._listeners:
+            listener(self, old, self.state)

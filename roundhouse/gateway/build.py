@@ -16,12 +16,15 @@ from roundhouse.gateway.demo import DEMO_NOTICE, DEMO_SAMPLING
 from roundhouse.gateway.plan import PLANS, is_demo, is_managed, slots_of
 from roundhouse.providers.base import Endpoint, LLMProvider
 from roundhouse.providers.registry import create, known
-from roundhouse.routing.slots import Slots
+from roundhouse.routing.breaker import BreakerPolicy
+from roundhouse.routing.replica import Replica
 from roundhouse.routing.target import Target, TokenLimits
 
 __all__ = ["build_targets", "capabilities_of", "connector", "notices", "provider_types"]
 
 _ATTACHED_SLOTS = 64
+# The options by which a target declares its window.
+_WINDOWS = ("n_ctx", "num_ctx", "max_model_len")
 _URLS = {"ollama": "http://localhost:11434", "vllm": "http://localhost:8000"}
 
 
@@ -31,7 +34,8 @@ def notices(settings: Settings) -> list[str]:
     for target in settings.targets:
         if is_demo(target):
             said.append(DEMO_NOTICE)
-        asked = {"replicas": target.replicas.max > 1, "ttl": target.ttl_s is not None, "pin": target.pin}
+        growing = target.replicas.max > max(1, target.replicas.min)
+        asked = {"replicas.max": growing, "ttl": target.ttl_s is not None, "pin": target.pin}
         unheeded = [name for name, is_set in asked.items() if is_set]
         if unheeded:
             said.append(f'target "{target.name}": {", ".join(unheeded)} has no effect in this version')
@@ -51,29 +55,58 @@ def build_targets(settings: Settings) -> list[Target]:
 
 def _target(entry: TargetSettings, settings: Settings, one_at_a_time: asyncio.Lock) -> Target:
     limits = settings.limits
-    engine = _engine(entry, settings, one_at_a_time)
-    token_limits = TokenLimits(
-        first_token_s=entry.timeout_s or limits.first_token_s,
-        between_tokens_s=entry.timeout_s or limits.between_tokens_s,
+    managed = is_managed(entry)
+    connect = connector(entry, limits, managed=managed)
+    count = max(1, entry.replicas.min) if managed else 1
+    replicas = []
+    for number in range(count):
+        key = entry.name if count == 1 else f"{entry.name}#{number + 1}"
+        engine = _engine(entry, key, settings, one_at_a_time)
+        slots = slots_of(entry) if managed else _ATTACHED_SLOTS
+        replicas.append(Replica(key, engine, connect, slots, _breaker(settings)))
+    return Target(
+        entry.name,
+        entry.model,
+        replicas,
+        sampling=entry.sampling.over(DEMO_SAMPLING) if is_demo(entry) else entry.sampling,
+        limits=TokenLimits(
+            first_token_s=entry.timeout_s or limits.first_token_s,
+            between_tokens_s=entry.timeout_s or limits.between_tokens_s,
+            thinking_s=max(entry.timeout_s or 0.0, limits.thinking_s),
+            load_s=limits.load_s,
+        ),
+        capabilities=capabilities_of(entry),
+        window_tokens=next((int(entry.options[name]) for name in _WINDOWS if entry.options.get(name)), 0),
+        family=Target.family_named(entry.family),
     )
-    at_once = slots_of(entry) if engine.managed else _ATTACHED_SLOTS
-    slots = Slots(at_once, limits.queue)
-    connect = connector(entry, limits, managed=engine.managed)
-    sampling = entry.sampling.over(DEMO_SAMPLING) if is_demo(entry) else entry.sampling
-    return Target(entry.name, entry.model, engine, connect, slots, sampling, token_limits, entry.family)
 
 
-def _engine(entry: TargetSettings, settings: Settings, one_at_a_time: asyncio.Lock) -> Engine:
+def _breaker(settings: Settings) -> BreakerPolicy:
+    asked = settings.breaker
+    return BreakerPolicy(
+        consecutive=asked.failures,
+        refused=asked.refused,
+        share=asked.share,
+        least=asked.least,
+        window_s=asked.window_s,
+        open_s=asked.open_s,
+        most_open_s=asked.longest_s,
+        probes=asked.probes,
+        slow_start_s=asked.slow_start_s,
+    )
+
+
+def _engine(entry: TargetSettings, key: str, settings: Settings, one_at_a_time: asyncio.Lock) -> Engine:
     """Attached where an endpoint is given, or the backend is never started by us."""
     if is_managed(entry):
         plan = PLANS[entry.type]
         # vLLM measures the free memory as it starts: two that start together would measure each other.
         turn = one_at_a_time if entry.type == "vllm" else None
-        return Engine(entry.name, lambda: plan(entry, settings).spawn, load_limit_s=settings.limits.load_s, turn=turn)
+        return Engine(key, lambda: plan(entry, settings).spawn, load_limit_s=settings.limits.load_s, turn=turn)
     url = entry.endpoint or _URLS.get(entry.type, "")
     if not url:
         raise ConfigError(f'target "{entry.name}" needs an endpoint: the URL where it answers', source=settings.source)
-    return Engine(entry.name, launch.attach(url, entry.api_key))
+    return Engine(key, launch.attach(url, entry.api_key))
 
 
 def capabilities_of(entry: TargetSettings) -> Capabilities:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,7 +19,7 @@ from roundhouse.prompts.builtin import BUILTIN
 from roundhouse.prompts.fit import Fitted, fit
 from roundhouse.prompts.template import Template
 from roundhouse.providers.base import CountsTokens, LLMProvider
-from roundhouse.routing.manager import Manager, Reply
+from roundhouse.routing.manager import Manager, Policy, Reply, Tiers
 
 __all__ = ["Gateway", "Reported"]
 
@@ -46,11 +46,15 @@ class Gateway:
         self._settings = settings
         self._manager: Manager | None = None
         self._templates = _templates(settings)
+        self._tiers: Mapping[str, Tiers] = {}
 
     async def __aenter__(self) -> Gateway:
         if self._manager is None:
             self._settings = await with_default_route(self._settings)
-            self._manager = Manager(build_targets(self._settings), total_s=self._settings.limits.total_s)
+            limits = self._settings.limits
+            policy = Policy(total_s=limits.total_s, queue=limits.queue, attempts=limits.attempts)
+            self._manager = Manager(build_targets(self._settings), policy)
+            self._tiers = _tiers(self._settings)
         return self
 
     async def __aexit__(
@@ -71,8 +75,11 @@ class Gateway:
 
     def names(self) -> Mapping[str, tuple[str, ...]]:
         """Every name that a request may put into `model`, with the targets behind it in order."""
-        own = {target.name: (target.name,) for target in self._settings.targets}
-        return {**self._settings.routes, **own}
+        return {name: tuple(one for tier in tiers for one in tier) for name, tiers in self._tiers.items()}
+
+    def decisions(self, request_id: str) -> Report | None:
+        """What was decided for one of the last requests, and why."""
+        return self._open_manager.decisions(request_id)
 
     def stream(self, request: ChatRequest) -> Reply:
         """The answer as it comes. Raises `ModelNotFound` for an unknown name; other errors come from the stream."""
@@ -156,8 +163,8 @@ class Gateway:
             raise RuntimeError("the gateway is not open; use it as `async with Gateway(...)`")
         return self._manager
 
-    def _candidates(self, name: str) -> Sequence[str]:
-        names = self.names()
+    def _candidates(self, name: str) -> Tiers:
+        names = self._tiers
         found = names.get(name or DEFAULT_ROUTE)
         if found is None:
             near = difflib.get_close_matches(name, names, n=1)
@@ -169,3 +176,9 @@ class Gateway:
 def _templates(settings: Settings) -> Mapping[str, Template]:
     sources = {**BUILTIN, **settings.prompt_templates}
     return {name: Template.parse(source, name) for name, source in sources.items()}
+
+
+def _tiers(settings: Settings) -> Mapping[str, Tiers]:
+    """Every route and every target by name; `a|b` in a route are equals."""
+    routes = {name: tuple(tuple(entry.split("|")) for entry in entries) for name, entries in settings.routes.items()}
+    return {**routes, **{target.name: ((target.name,),) for target in settings.targets}}

@@ -118,10 +118,7 @@ class Reader:
         if event.error is not None:
             raise error_from_frame(self._target, event.error)
         if event.usage is not None:
-            cached = event.usage.prompt_tokens_details
-            self._usage = Usage(
-                event.usage.prompt_tokens, event.usage.completion_tokens, (cached and cached.cached_tokens) or 0
-            )
+            self._usage = _usage(event.usage)
         if event.timings is not None:
             self._timings = event.timings
         for choice in event.choices[:1]:
@@ -155,6 +152,14 @@ class Reader:
             tool_calls=tuple(_call(call) for call in delta.tool_calls) if delta.tool_calls else (),
             logprobs=_logprobs(logprobs) if logprobs else (),
         )
+
+
+def _usage(said: _Usage) -> Usage | None:
+    """None for a count that cannot be."""
+    cached = (said.prompt_tokens_details.cached_tokens or 0) if said.prompt_tokens_details else 0
+    if min(said.prompt_tokens, said.completion_tokens, cached) < 0:
+        return None
+    return Usage(said.prompt_tokens, said.completion_tokens, cached)
 
 
 def _call(call: _ToolCall) -> ToolCall:

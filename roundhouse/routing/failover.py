@@ -1,21 +1,110 @@
-"""What to do after a failed attempt: ask the next candidate, or give up. Pure: the manager carries it out.
+"""What to do after a failed attempt: another candidate, the same once more, go on from what was sent, or give up. Pure.
 
 Before the commit point (the first real content sent to the client) any failure that another candidate could cure
-moves on silently. After it nothing is retried: the client has text in hand that a second answer would contradict.
+moves on silently. After it, only a target of the same model that can extend a text may go on from the very text that
+was sent; an answer begun anew would contradict what the client has in hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from roundhouse.core.errors import AllProvidersFailed, Attempt, Error
+from roundhouse.core.chat import ChatRequest, Chunk, Message, Usage
+from roundhouse.core.errors import (
+    AllProvidersFailed,
+    Attempt,
+    BadResponse,
+    ConnectFailed,
+    Died,
+    EngineError,
+    Error,
+    Loading,
+    Misconfigured,
+    ProviderError,
+    TimedOut,
+)
 
-__all__ = ["conclude", "may_try_next"]
+__all__ = ["Sent", "conclude", "continued", "counts_as_attempt", "may_ask_again", "may_go_on"]
 
 
-def may_try_next(error: Error, *, committed: bool, fallback: bool) -> bool:
-    """Whether the next candidate may be asked after `error`; `fallback` is the caller's own wish."""
-    return error.failover and fallback and not committed
+@dataclass(slots=True)
+class Sent:
+    """What the client has of an answer so far. `pieces` is about how many tokens that is."""
+
+    parts: list[str] = field(default_factory=list)
+    beyond_text: bool = False
+
+    def add(self, chunk: Chunk) -> None:
+        if chunk.text:
+            self.parts.append(chunk.text)
+        if chunk.reasoning or chunk.tool_calls:
+            self.beyond_text = True
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+    @property
+    def pieces(self) -> int:
+        return len(self.parts)
+
+    @property
+    def committed(self) -> bool:
+        return bool(self.parts) or self.beyond_text
+
+    def copy(self) -> Sent:
+        """What more is added to it is not in the original."""
+        return Sent(list(self.parts), self.beyond_text)
+
+
+def may_go_on(error: Error, request: ChatRequest, sent: Sent) -> bool:
+    """Whether any other attempt may follow `error`."""
+    if not (error.failover and request.fallback):
+        return False
+    if not sent.committed:
+        return True
+    plain = not (request.tools or request.json_schema is not None or request.logprobs is not None)
+    return plain and not sent.beyond_text and "n" not in request.extra and "grammar" not in request.extra
+
+
+def may_ask_again(error: Error) -> bool:
+    """Whether the same backend may be asked once more: never one that was silent, or that nothing listens at."""
+    if isinstance(error, ConnectFailed):
+        return not error.refused
+    if isinstance(error, (TimedOut, Misconfigured, BadResponse)):
+        return False
+    return isinstance(error, (ProviderError, Died))
+
+
+def counts_as_attempt(error: Error) -> bool:
+    """Whether `error` uses up one of a request's attempts; a refused connection or a load under way cost nothing."""
+    if isinstance(error, ConnectFailed):
+        return not error.refused
+    return not isinstance(error, (Loading, Misconfigured, EngineError))
+
+
+def continued(request: ChatRequest, sent: Sent, sent_tokens: int) -> ChatRequest:
+    """The request that makes a model go on from exactly what was sent. `max_tokens` counts what was sent."""
+    if not sent.committed:
+        return request
+    messages = request.messages
+    if request.continue_last:
+        last = messages[-1]
+        messages = (*messages[:-1], replace(last, content=last.content + sent.text))
+    else:
+        messages = (*messages, Message("assistant", sent.text))
+    sampling = request.sampling
+    if sampling.max_tokens is not None:
+        sampling = replace(sampling, max_tokens=max(1, sampling.max_tokens - sent_tokens))
+    return replace(request, messages=messages, continue_last=True, sampling=sampling)
+
+
+def joined_usage(last: Usage | None, prompt_tokens: int, sent_tokens: int) -> Usage | None:
+    """The usage of a whole answer from that of its last part, in which what was sent before was prompt."""
+    if last is None:
+        return None
+    return Usage(prompt_tokens, sent_tokens + last.completion_tokens, min(last.cached_tokens, prompt_tokens))
 
 
 def conclude(route: str, failures: Sequence[tuple[Attempt, Error]]) -> Error:

@@ -1,87 +1,62 @@
-"""One target as the manager holds it: its engine, its slots, and the client of the engine's present endpoint."""
+"""One target: a model and its settings, served by one or more replicas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from roundhouse.core.chat import ChatRequest, Sampling
-from roundhouse.core.errors import EngineError, Error
-from roundhouse.engines.lifecycle import Engine
-from roundhouse.engines.process import Ready
+from roundhouse.core.errors import Error
+from roundhouse.core.model import Capabilities
 from roundhouse.prompts.families import DEFAULT, FAMILIES, Family, fit_roles, recognise
 from roundhouse.providers.base import DescribesModel, LLMProvider
-from roundhouse.routing.slots import Slots
+from roundhouse.routing.replica import Replica
 
 __all__ = ["Target", "TokenLimits"]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLimits:
-    """Seconds. `first_token` counts from the moment the engine is ready, `between_tokens` from content to content."""
+    """Seconds. `first_token_s` counts from the moment the engine is ready, `between_tokens_s` from content to content,
+    `thinking_s` likewise while a model reasons. `load_s` bounds a load that an attached backend does by itself.
+    """
 
     first_token_s: float = 30.0
     between_tokens_s: float = 15.0
+    thinking_s: float = 60.0
+    load_s: float = 300.0
 
 
+@dataclass(slots=True)
 class Target:
-    """`connect` builds a client of a ready engine; a restarted engine answers elsewhere and so gets a new client."""
+    """`window_tokens`: its declared window, 0 = not declared. `family`: whose habits its model has, None = ask it."""
 
-    def __init__(
-        self,
-        name: str,
-        model: str,
-        engine: Engine,
-        connect: Callable[[Ready], LLMProvider],
-        slots: Slots,
-        sampling: Sampling,
-        limits: TokenLimits,
-        family: str = "",
-    ) -> None:
-        self.name = name
-        self.model = model
-        self.engine = engine
-        self.slots = slots
-        self.sampling = sampling
-        self.limits = limits
-        self._family = next((known for known in FAMILIES if known.name == family), None)
-        self._connect = connect
-        self._closed = False
-        self._client: LLMProvider | None = None
-        self._ready: Ready | None = None
+    name: str
+    model: str
+    replicas: Sequence[Replica]
+    sampling: Sampling = field(default_factory=Sampling)
+    limits: TokenLimits = field(default_factory=TokenLimits)
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    window_tokens: int = 0
+    family: Family | None = None
 
-    async def client(self) -> LLMProvider:
-        """The client of a ready engine; starts the engine if need be, and raises `EngineError` if that fails."""
-        if self._closed:
-            raise EngineError(f'target "{self.name}" is closed', target=self.name)
-        ready = await self.engine.ensure_ready()
-        if self._client is None or ready is not self._ready:
-            stale, self._client, self._ready = self._client, self._connect(ready), ready
-            if stale is not None:
-                await stale.aclose()
-        return self._client
+    @staticmethod
+    def family_named(name: str) -> Family | None:
+        return next((known for known in FAMILIES if known.name == name), None)
 
     async def fitted(self, request: ChatRequest, client: LLMProvider) -> ChatRequest:
         """As this target's model wants it: unset sampling by its family, turns as its template takes them."""
-        if self._family is None:
-            self._family = await _family_of(self.model, client)
-        if self._family is DEFAULT:
+        if self.family is None:
+            self.family = await _family_of(self.model, client)
+        if self.family is DEFAULT:
             return request
         able = client.capabilities.sampling
-        wanted = {name: getattr(self._family.sampling, name) for name in Sampling.__slots__ if name in able}
+        wanted = {name: getattr(self.family.sampling, name) for name in Sampling.__slots__ if name in able}
         return replace(
             request,
             sampling=request.sampling.over(Sampling(**wanted)),
-            messages=fit_roles(request.messages, self._family),
+            messages=fit_roles(request.messages, self.family),
         )
-
-    async def aclose(self) -> None:
-        """Close the client, then stop the engine. A request that still comes is refused, not a reason to start it."""
-        self._closed = True
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
-        await self.engine.stop()
 
 
 async def _family_of(model: str, client: LLMProvider) -> Family:

@@ -302,6 +302,8 @@ def _extension(report: Report, end: Answer | Chunk) -> dict[str, Any]:
         ],
         "warnings": list(report.warnings),
     }
+    if report.seams:
+        said["seams"] = [{"at": seam.at, "before": seam.before, "after": seam.after} for seam in report.seams]
     if end.timings:
         timings = msgspec.to_builtins(end.timings)
         said["timings"] = {name: round(value, 4) for name, value in timings.items()}

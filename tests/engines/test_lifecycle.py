@@ -33,7 +33,7 @@ def _waiter(engine: Engine, wanted: EngineState) -> Callable[[], asyncio.Future[
             if new is wanted and not reached.done():
                 reached.set_result(None)
 
-        engine._on_change = changed
+        engine.listen(changed)
         return reached
 
     return arm

@@ -13,8 +13,8 @@ from roundhouse.core.report import Report
 from roundhouse.engines import launch
 from roundhouse.engines.lifecycle import Engine
 from roundhouse.providers.base import AsyncProvider, LLMProvider
-from roundhouse.routing.manager import Manager, Reply
-from roundhouse.routing.slots import Slots
+from roundhouse.routing.manager import Manager, Policy, Reply
+from roundhouse.routing.replica import Replica
 from roundhouse.routing.target import Target, TokenLimits
 
 END = Chunk(finish_reason="stop", usage=Usage(1, 3))
@@ -44,16 +44,10 @@ class Scripted(AsyncProvider):
 
 
 def _target(name: str, provider: LLMProvider, **changes: Any) -> Target:
-    values: dict[str, Any] = {
-        "model": f"{name}-model",
-        "engine": Engine(name, launch.attach("http://unused")),
-        "connect": lambda ready: provider,
-        "slots": Slots(1, 5),
-        "sampling": Sampling(),
-        "limits": TokenLimits(0.2, 0.2),
-        **changes,
-    }
-    return Target(name, **values)
+    slots = changes.pop("slots", 1)
+    replica = Replica(name, Engine(name, launch.attach("http://unused")), lambda ready: provider, slots)
+    values: dict[str, Any] = {"model": f"{name}-model", "limits": TokenLimits(0.2, 0.2), **changes}
+    return Target(name, replicas=[replica], **values)
 
 
 Make = Callable[..., tuple[Manager, Callable[..., Reply]]]
@@ -64,18 +58,20 @@ async def house() -> AsyncIterator[Make]:
     made: list[Manager] = []
 
     def make(*targets: Target, **options: Any) -> tuple[Manager, Callable[..., Reply]]:
-        manager = Manager(targets, **options)
+        manager = Manager(targets, Policy(**{"backoff_s": 0.01, **options}))
+        tiers = tuple((target.name,) for target in targets)
         made.append(manager)
 
         def ask(request: ChatRequest | None = None) -> Reply:
-            return manager.stream(request or ChatRequest.of("q"), list(manager.targets), Report("id", "default"))
+            return manager.stream(request or ChatRequest.of("q"), tiers, Report("id", "default"))
 
         return manager, ask
 
     yield make
     for manager in made:
         for target in manager.targets.values():
-            assert (target.slots.busy, target.slots.waiting) == (0, 0), "a slot was leaked"
+            assert [replica.busy for replica in target.replicas] == [0], "a slot was leaked"
+        assert (len(manager.waiting), manager.active, manager.retrying) == (0, 0, 0)
         await manager.aclose()
 
 
@@ -139,9 +135,9 @@ async def test_a_caller_may_forbid_failover(house: Make) -> None:
 
 
 async def test_when_all_failed_the_first_cause_and_every_attempt_are_told(house: Make) -> None:
-    first = errors.ConnectFailed("refused")
-    _, ask = house(_target("a", Scripted([first])), _target("b", Scripted([errors.Overloaded("full")])))
-    with pytest.raises(errors.AllProvidersFailed, match="a: refused; b: full") as caught:
+    first = errors.ConnectFailed("refused", refused=True)
+    _, ask = house(_target("a", Scripted([first])), _target("b", Scripted([errors.BadResponse("odd")])))
+    with pytest.raises(errors.AllProvidersFailed, match="a: refused; b: odd") as caught:
         await _text(ask())
     assert caught.value.cause is first
     assert [attempt.target for attempt in caught.value.attempts] == ["a", "b"]
@@ -157,10 +153,11 @@ async def test_silence_between_tokens_ends_with_the_limit_that_was_passed(house:
 
 
 async def test_pings_and_empty_pieces_do_not_stop_the_first_tokens_clock(house: Make) -> None:
-    """An empty piece shows that a process lives, not that tokens flow; each wait is still bounded by the deadline."""
-    _, ask = house(_target("a", Scripted([0.1, Chunk()] * 50)), total_s=0.5)
-    with pytest.raises(errors.TimedOut):
-        await asyncio.wait_for(_text(ask()), 2)
+    """An empty piece shows that a process lives, not that tokens flow."""
+    _, ask = house(_target("a", Scripted([0.05, Chunk()] * 50)))
+    with pytest.raises(errors.TimedOut) as caught:
+        await asyncio.wait_for(_text(ask()), 1)
+    assert caught.value.phase == "first_token"
 
 
 async def test_the_deadline_covers_all_attempts_together(house: Make) -> None:
@@ -178,9 +175,9 @@ async def test_leaving_early_closes_the_backends_stream_and_frees_the_slot(house
     manager, ask = house(_target("a", provider))
     async with aclosing(ask().chunks) as chunks:
         await anext(chunks)
-        assert manager.targets["a"].slots.busy == 1
+        assert manager.targets["a"].replicas[0].busy == 1
     assert provider.closed == 1
-    assert manager.targets["a"].slots.busy == 0
+    assert manager.targets["a"].replicas[0].busy == 0
 
 
 async def test_cancelling_one_who_waits_for_a_slot_frees_its_place(house: Make) -> None:
@@ -188,22 +185,26 @@ async def test_cancelling_one_who_waits_for_a_slot_frees_its_place(house: Make) 
     holding = ask().chunks
     await anext(holding)
     waiting = asyncio.create_task(_text(ask()))
-    while not manager.targets["a"].slots.waiting:
+    while not manager.waiting:
         await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert manager.targets["a"].slots.waiting == 0
+    assert len(manager.waiting) == 0
     await holding.aclose()
 
 
-async def test_a_full_queue_is_told_and_not_taken_elsewhere(house: Make) -> None:
-    _, ask = house(_target("a", Scripted([Chunk(text="x"), 60.0]), slots=Slots(1, 0)), _target("b", Scripted([END])))
-    holding = ask().chunks
-    await anext(holding)
-    with pytest.raises(errors.QueueFull):
+async def test_a_full_queue_overflows_to_the_next_target_and_is_told_when_none_is_left(house: Make) -> None:
+    never = [Chunk(text="x"), 60.0]
+    _, ask = house(_target("a", Scripted(never)), _target("b", Scripted(never)), queue=0)
+    holding = [ask().chunks, ask().chunks]
+    for chunks in holding:
+        await anext(chunks)
+    with pytest.raises(errors.QueueFull) as caught:
         await _text(ask())
-    await holding.aclose()
+    assert caught.value.retry_after_s >= 1
+    for chunks in holding:
+        await chunks.aclose()
 
 
 async def test_what_is_unset_comes_from_the_target(house: Make) -> None:

@@ -1,0 +1,1 @@
+"""A backend that fails in every known way, and a runner that watches a gateway survive it."""
