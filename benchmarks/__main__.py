@@ -1,10 +1,10 @@
-"""Run all benchmarks, or those named: `python -m benchmarks [startup] [relay] [engine] [batching] [memory]`."""
+"""Run all benchmarks, or those named: `python -m benchmarks [startup] [relay] [engine] ...`."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import batching, engine, memory, relay, startup
+from benchmarks import batching, engine, memory, relay, startup, survival
 from benchmarks.report import Row, table
 
 BENCHMARKS = {
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "engine": engine.run,
     "batching": batching.run,
     "memory": memory.run,
+    "survival": survival.run,
 }
 
 

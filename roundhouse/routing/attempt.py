@@ -14,8 +14,9 @@ from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Timings
 from roundhouse.core.errors import BadResponse, Error, ProviderError, StreamBroken, TimedOut
 from roundhouse.core.report import Report, Seam
 from roundhouse.providers.base import CountsTokens, LLMProvider, require
-from roundhouse.routing.failover import Sent, continued, joined_usage
+from roundhouse.routing.failover import Sent
 from roundhouse.routing.replica import Replica
+from roundhouse.routing.resume import Differs, Resume, Strip, joined_usage, resumes
 from roundhouse.routing.target import Target
 
 __all__ = ["Attempt"]
@@ -51,42 +52,54 @@ class Attempt:
         self._deadline = deadline
         self._clock = clock
         self._warnings: tuple[str, ...] = ()
-        self._prompt_tokens = self._sent_tokens = 0
+        self._prompt_tokens = self._kept_tokens = 0
 
     async def chunks(self) -> Chunks:
         """Content as it comes, from the first real content on; what precedes it is held back and merged into it."""
         began = self._clock()
         client = await self._within(self._replica.client(), self._left_s(), "total")
         self._report.load_s = self._clock() - began
-        request = await self._within(self._prepared(client), self._left_s(), "total")
-        if self._sent.committed and self._exhausted(request):
-            yield self._last(Chunk(finish_reason="length"), self._clock())
+        request = await self._within(self._target.fitted(self._request, client), self._left_s(), "total")
+        if not self._sent.committed:
+            async with aclosing(self._streamed(client, request, Strip(""))) as pieces:
+                async for piece in pieces:
+                    yield piece
             return
+        for resume in resumes(self._sent.text):
+            going_on = await self._within(self._resumed(client, request, resume), self._left_s(), "total")
+            if not resume.again and self._exhausted():
+                yield self._last(Chunk(finish_reason="length"), self._clock())
+                return
+            with contextlib.suppress(Differs):
+                async with aclosing(self._streamed(client, going_on, Strip(resume.again))) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+
+    async def _streamed(self, client: LLMProvider, request: ChatRequest, strip: Strip) -> Chunks:
         require(request, client.capabilities, f'target "{self._target.name}"')
-        async with aclosing(client.astream(request)) as pieces:
-            async for piece in self._guarded(pieces, client):
+        async with (
+            aclosing(client.astream(request)) as pieces,
+            aclosing(self._guarded(pieces, client, strip)) as guarded,
+        ):
+            async for piece in guarded:
                 yield piece
 
-    async def _prepared(self, client: LLMProvider) -> ChatRequest:
-        """The request as this target takes it, going on from what was sent."""
-        request = await self._target.fitted(self._request, client)
-        if not self._sent.committed:
-            return request
-        self._sent_tokens = self._sent.pieces
-        whole = continued(request, self._sent, 0)
-        if isinstance(client, CountsTokens):
+    async def _resumed(self, client: LLMProvider, request: ChatRequest, resume: Resume) -> ChatRequest:
+        """The request that goes on, and the counts for the usage of the whole."""
+        # Backends send a piece for each token, and the tokens a text is read as may be others than it was written by.
+        self._kept_tokens = self._sent.pieces_of(len(resume.kept))
+        if isinstance(client, CountsTokens) and not self._prompt_tokens:
             with contextlib.suppress(Error):  # a backend that cannot count can go on all the same
-                prompt_tokens = await client.acount_tokens(request)
-                self._sent_tokens = await client.acount_tokens(whole) - prompt_tokens
-                self._prompt_tokens = prompt_tokens
-        return continued(request, self._sent, self._sent_tokens)
+                self._prompt_tokens = await client.acount_tokens(request)
+        return resume.request(request, self._kept_tokens)
 
-    def _exhausted(self, request: ChatRequest) -> bool:
+    def _exhausted(self) -> bool:
         limit = self._request.sampling.max_tokens
-        return limit is not None and self._sent_tokens >= limit
+        return limit is not None and self._kept_tokens >= limit
 
-    async def _guarded(self, pieces: Chunks, client: LLMProvider) -> Chunks:
-        """Pieces of the client's stream, each within its limit, foreign exceptions mapped to ours."""
+    async def _guarded(self, pieces: Chunks, client: LLMProvider, strip: Strip) -> Chunks:
+        """Pieces of the client's stream, each within its limit, without what the client has of them already."""
         limits, first_at, thinking = self._target.limits, 0.0, False
         since = self._clock()
         while True:
@@ -100,6 +113,11 @@ class Attempt:
             self._warnings += piece.warnings
             if not (piece.has_content or piece.finish_reason):
                 continue
+            if not strip.done or piece.finish_reason:
+                piece = self._stripped(piece, strip)
+                since = self._clock()
+                if not (piece.has_content or piece.finish_reason):
+                    continue
             if not first_at:
                 first_at = self._clock()
                 self._begun()
@@ -109,6 +127,13 @@ class Attempt:
                 return
             yield piece
             since = self._clock()
+
+    def _stripped(self, piece: Chunk, strip: Strip) -> Chunk:
+        if piece.text:
+            piece = replace(piece, text=strip.feed(piece.text))
+        if piece.finish_reason and not strip.done:
+            raise Differs
+        return piece
 
     def _begun(self) -> None:
         """The first content is here: this replica is the one that answers."""
@@ -196,8 +221,8 @@ class Attempt:
         """The end of the answer: usage of all its parts, warnings, and times by our clock."""
         if self._sent.committed:
             read = piece.usage.prompt_tokens if piece.usage else 0
-            prompt = self._prompt_tokens or max(0, read - self._sent_tokens)
-            piece = replace(piece, usage=joined_usage(piece.usage, prompt, self._sent_tokens))
+            prompt = self._prompt_tokens or max(0, read - self._kept_tokens)
+            piece = replace(piece, usage=joined_usage(piece.usage, prompt, self._kept_tokens))
         self._report.warnings.extend(dict.fromkeys(self._warnings))
         return replace(piece, timings=self._timings(piece, first_at), warnings=self._warnings)
 
@@ -205,7 +230,7 @@ class Attempt:
         """The backend's own speeds where it tells them; our clock for everything else."""
         now = self._clock()
         own = last.timings or Timings()
-        tokens = last.usage.completion_tokens - self._sent_tokens if last.usage else 0
+        tokens = last.usage.completion_tokens - self._kept_tokens if last.usage else 0
         decoding_s = now - first_at
         return replace(
             own,

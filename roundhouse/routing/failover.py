@@ -8,9 +8,9 @@ was sent; an answer begun anew would contradict what the client has in hand.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from roundhouse.core.chat import ChatRequest, Chunk, Message, Usage
+from roundhouse.core.chat import ChatRequest, Chunk
 from roundhouse.core.errors import (
     AllProvidersFailed,
     Attempt,
@@ -25,12 +25,12 @@ from roundhouse.core.errors import (
     TimedOut,
 )
 
-__all__ = ["Sent", "conclude", "continued", "counts_as_attempt", "may_ask_again", "may_go_on"]
+__all__ = ["Sent", "conclude", "counts_as_attempt", "may_ask_again", "may_go_on"]
 
 
 @dataclass(slots=True)
 class Sent:
-    """What the client has of an answer so far. `pieces` is about how many tokens that is."""
+    """What the client has of an answer so far, in the pieces it came in."""
 
     parts: list[str] = field(default_factory=list)
     beyond_text: bool = False
@@ -45,9 +45,13 @@ class Sent:
     def text(self) -> str:
         return "".join(self.parts)
 
-    @property
-    def pieces(self) -> int:
-        return len(self.parts)
+    def pieces_of(self, characters: int) -> int:
+        """How many pieces the first `characters` came in."""
+        count = 0
+        while characters > 0 and count < len(self.parts):
+            characters -= len(self.parts[count])
+            count += 1
+        return count
 
     @property
     def committed(self) -> bool:
@@ -82,29 +86,6 @@ def counts_as_attempt(error: Error) -> bool:
     if isinstance(error, ConnectFailed):
         return not error.refused
     return not isinstance(error, (Loading, Misconfigured, EngineError))
-
-
-def continued(request: ChatRequest, sent: Sent, sent_tokens: int) -> ChatRequest:
-    """The request that makes a model go on from exactly what was sent. `max_tokens` counts what was sent."""
-    if not sent.committed:
-        return request
-    messages = request.messages
-    if request.continue_last:
-        last = messages[-1]
-        messages = (*messages[:-1], replace(last, content=last.content + sent.text))
-    else:
-        messages = (*messages, Message("assistant", sent.text))
-    sampling = request.sampling
-    if sampling.max_tokens is not None:
-        sampling = replace(sampling, max_tokens=max(1, sampling.max_tokens - sent_tokens))
-    return replace(request, messages=messages, continue_last=True, sampling=sampling)
-
-
-def joined_usage(last: Usage | None, prompt_tokens: int, sent_tokens: int) -> Usage | None:
-    """The usage of a whole answer from that of its last part, in which what was sent before was prompt."""
-    if last is None:
-        return None
-    return Usage(prompt_tokens, sent_tokens + last.completion_tokens, min(last.cached_tokens, prompt_tokens))
 
 
 def conclude(route: str, failures: Sequence[tuple[Attempt, Error]]) -> Error:

@@ -45,7 +45,7 @@ Tiers = Sequence[Sequence[str]]
 @dataclass(frozen=True, slots=True)
 class Policy:
     """`total_s` limits a request that brings no deadline. At most `queue` requests wait. One request may make
-    `attempts`, and all together may have `retry_share` of the active ones in retry, or `retry_floor` if that is more.
+    `attempts`; of all active ones `retry_share` may ask a backend a second time, or `retry_floor` if that is more.
     """
 
     total_s: float = 600.0
@@ -82,6 +82,8 @@ class _Run:
     again: set[str] = field(default_factory=set)
     attempts: int = 0
     too_long_for: int = 0
+    answered: bool = False
+    retrying: bool = False
     turn: asyncio.Future[_Grant] | None = None
 
 
@@ -160,52 +162,51 @@ class Manager:
         run = _Run(request, tiers, report, arrived, deadline, _prefix_of(request))
         self._remember(report)
         self.active += 1
-        retrying = False
         try:
-            while True:
+            while not run.answered:
                 grant = await self._admit(run)
                 failed: Error | None = None
-                answered = False
                 try:
-                    attempt = Attempt(
-                        grant.target,
-                        grant.replica,
-                        request,
-                        report,
-                        run.sent,
-                        arrived=arrived,
-                        deadline=deadline,
-                        clock=self._clock,
-                    )
-                    last = Chunk()
-                    fresh = run.sent.copy()
-                    async with aclosing(attempt.chunks()) as chunks:
-                        async for last in chunks:
-                            fresh.add(last)
-                            if last.finish_reason:  # the slot is free before the client has taken the last piece
-                                self._succeeded(run, grant, last)
-                                answered = True
-                            yield last
+                    async with aclosing(self._attempted(run, grant)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
                 except Error as error:
                     failed = error
-                    run.sent = fresh
                 finally:
-                    if not answered:
+                    if not run.answered:
                         self._release(grant, failed)
-                if failed is None:
-                    return
-                pause_s = self._go_on(run, grant, failed)
-                if not retrying:
-                    retrying = True
-                    self.retrying += 1
-                if pause_s:
-                    await asyncio.sleep(pause_s)
+                if failed is not None:
+                    await asyncio.sleep(self._go_on(run, grant, failed))
         finally:
             self.active -= 1
-            self.retrying -= retrying
+            self.retrying -= run.retrying
+
+    async def _attempted(self, run: _Run, grant: _Grant) -> Chunks:
+        """What one attempt adds to the answer. `run.sent` grows by it once it has failed."""
+        attempt = Attempt(
+            grant.target,
+            grant.replica,
+            run.request,
+            run.report,
+            run.sent,
+            arrived=run.arrived,
+            deadline=run.deadline,
+            clock=self._clock,
+        )
+        sent = run.sent.copy()
+        try:
+            async with aclosing(attempt.chunks()) as chunks:
+                async for chunk in chunks:
+                    sent.add(chunk)
+                    if chunk.finish_reason:  # the slot is free before the client has taken the last piece
+                        self._succeeded(run, grant, chunk)
+                    yield chunk
+        finally:
+            run.sent = sent
 
     def _succeeded(self, run: _Run, grant: _Grant, last: Chunk) -> None:
         now = self._clock()
+        run.answered = True
         run.report.attempts.append(Tried(grant.target.name, "ok", seconds=now - grant.at))
         speed = last.timings.tokens_per_s if last.timings else 0.0
         grant.replica.served(run.prefix, speed, now - grant.at)
@@ -238,16 +239,25 @@ class Manager:
         else:
             run.again.discard(key)
         run.attempts += failover.counts_as_attempt(error)
-        allowed = max(self.policy.retry_floor, self.policy.retry_share * self.active)
-        if run.attempts >= self.policy.attempts or self.retrying >= allowed + bool(len(run.failures) > 1):
-            raise conclude(run.report.route, run.failures)
         now = self._clock()
-        if isinstance(self._decide(run, now, self._candidates(run, now)), Exhausted):
+        exhausted = isinstance(self._decide(run, now, self._candidates(run, now)), Exhausted)
+        if exhausted or run.attempts >= self.policy.attempts:
             raise error if run.sent.committed else conclude(run.report.route, run.failures)
-        if key not in run.again or self._untried(run):
+        if self._untried(run):
             return 0.0
-        longest = min(self.policy.most_backoff_s, self.policy.backoff_s * 2.0 ** len(run.failures))
+        self._retry(run)
+        doublings = min(len(run.failures), 16)
+        longest = min(self.policy.most_backoff_s, self.policy.backoff_s * 2.0**doublings)
         return min(longest * self._chance(), max(0.0, run.deadline - self._clock()))
+
+    def _retry(self, run: _Run) -> None:
+        """A backend is to be asked a second time: within the budget, lest a failing one is buried under retries."""
+        if run.retrying:
+            return
+        if self.retrying >= max(self.policy.retry_floor, self.policy.retry_share * self.active):
+            raise conclude(run.report.route, run.failures)
+        run.retrying = True
+        self.retrying += 1
 
     # -- who serves -------------------------------------------------------------------------------------------------
 
@@ -411,7 +421,15 @@ class Manager:
                 "which is the limit; try again later",
                 retry_after_s=self._expected_wait_s(run),
             )
-        return conclude(run.report.route, run.failures) if run.failures else Overloaded("no target is left to ask")
+        if run.failures:
+            return conclude(run.report.route, run.failures)
+        now = self._clock()
+        soonest = min((one for tier in self._candidates(run, now) for one in tier), key=lambda one: one.routable_in_s)
+        return Overloaded(
+            f'no target of route "{run.report.route}" can serve in time: {soonest.key} is {soonest.objection}',
+            rate_limited=True,
+            retry_after_s=soonest.routable_in_s,
+        )
 
     def _expected_wait_s(self, run: _Run) -> float:
         """Seconds until a request that came now would be served, from measured service times."""

@@ -54,7 +54,7 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """No candidate is left."""
+    """No candidate is left, or none that could serve in time."""
 
 
 Decision: TypeAlias = Serve | Wait | Full | Exhausted
@@ -65,8 +65,9 @@ def choose(
 ) -> Decision:
     """The first tier with a candidate that may be asked serves, or is waited for; a full queue overflows to the next.
 
-    If every candidate left has an objection, one that passes within `patience_s` is waited for; else the one whose
-    objection ends first is asked all the same, for the last target is never given up. `chance` in [0, 1) breaks ties.
+    If every candidate left has an objection, one that passes within `patience_s` is waited for; else, of those whose
+    objection is but an opinion of ours, the one where it ends first is asked all the same, for the last target is never
+    given up. `chance` in [0, 1) breaks ties.
     """
     full = False
     for tier in tiers:
@@ -86,7 +87,10 @@ def choose(
     soonest = min(left, key=lambda one: one.routable_in_s)
     if soonest.passes and soonest.routable_in_s <= patience_s:
         return Full() if queue_full else Wait(max(0.01, soonest.routable_in_s))
-    free = [one for one in left if one.free > 0]
+    stubborn = [one for one in left if not one.passes]
+    if not stubborn:
+        return Exhausted()
+    free = [one for one in stubborn if one.free > 0]
     if free:
         return Serve(min(free, key=lambda one: one.routable_in_s).key, forced=True)
     return Full() if queue_full else Wait()

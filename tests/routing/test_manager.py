@@ -9,6 +9,7 @@ import pytest
 
 from roundhouse.core import errors
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Sampling, Usage, collect
+from roundhouse.core.model import Health
 from roundhouse.core.report import Report
 from roundhouse.engines import launch
 from roundhouse.engines.lifecycle import Engine
@@ -248,3 +249,81 @@ async def test_a_house_that_is_closed_starts_nothing_again(house: Make) -> None:
     await manager.aclose()
     with pytest.raises(errors.EngineError, match="is closed"):
         await _text(ask())
+
+
+class Slow(Scripted):
+    """An attached backend that loads its model, and says so, before it answers."""
+
+    def __init__(self, acts: Sequence[Act], *, loading: bool) -> None:
+        super().__init__(acts)
+        self.loading = loading
+
+    async def ahealth(self) -> Health:
+        return Health(alive=True, ready=True, loading=self.loading)
+
+
+async def test_a_backend_that_says_it_is_loading_is_given_the_time(house: Make) -> None:
+    """The first token's limit is 0.2 s; the load takes 0.6 s."""
+    _, ask = house(_target("a", Slow([0.6, Chunk(text="hi"), END], loading=True)))
+    assert await _text(ask()) == "hi"
+
+
+async def test_one_that_does_not_say_so_is_not(house: Make) -> None:
+    _, ask = house(_target("a", Slow([0.6, Chunk(text="hi"), END], loading=False)))
+    with pytest.raises(errors.TimedOut) as caught:
+        await _text(ask())
+    assert caught.value.phase == "first_token"
+
+
+async def test_a_load_has_a_limit_too(house: Make) -> None:
+    limits = TokenLimits(0.2, 0.2, load_s=0.5)
+    _, ask = house(_target("a", Slow([9.0, END], loading=True), limits=limits))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(errors.TimedOut):
+        await _text(ask())
+    assert loop.time() - began < 2
+
+
+async def test_a_prompt_too_long_goes_only_to_a_larger_window(house: Make) -> None:
+    small, unknown, large = Scripted([END]), Scripted([END]), Scripted([Chunk(text="hi"), END])
+    first = Scripted([errors.ContextTooLong("long", limit_tokens=4096)])
+    _, ask = house(
+        _target("a", first, window_tokens=4096),
+        _target("b", small, window_tokens=2048),
+        _target("c", unknown),
+        _target("d", large, window_tokens=8192),
+    )
+    assert await _text(ask()) == "hi"
+    assert small.asked == unknown.asked == []
+
+
+async def test_a_rate_limited_target_is_waited_for_if_it_is_the_only_one(house: Make) -> None:
+    limited = Scripted([errors.Overloaded("slow down", rate_limited=True, retry_after_s=0.1)])
+    manager, ask = house(_target("a", limited))
+    with pytest.raises(errors.Error):
+        await _text(ask())
+    assert len(limited.asked) >= 2
+    assert manager.targets["a"].replicas[0].standing.breaker.admits(0)
+
+
+async def test_fifty_mistakes_of_clients_open_no_breaker(house: Make) -> None:
+    manager, ask = house(_target("a", Scripted([errors.InvalidRequest("no")])))
+    for _ in range(50):
+        with pytest.raises(errors.InvalidRequest):
+            await _text(ask())
+    assert manager.targets["a"].replicas[0].standing.objection(0) == ""
+
+
+async def test_an_open_breaker_passes_a_target_over_and_says_so(house: Make) -> None:
+    dead = Scripted([errors.ConnectFailed("refused", refused=True)])
+    _, ask = house(_target("a", dead), _target("b", Scripted([Chunk(text="hi"), END])))
+    for _ in range(2):
+        await _text(ask())
+    reply = ask()
+    assert await _text(reply) == "hi"
+    assert len(dead.asked) == 2
+    (choice,) = reply.report.choices
+    assert choice.outcome == "serve b"
+    assert choice.objections[0][0] == "a"
+    assert "its breaker is open" in choice.objections[0][1]

@@ -33,7 +33,9 @@ def test_the_last_target_is_asked_although_its_breaker_is_open() -> None:
 def test_a_state_that_passes_in_time_is_waited_for() -> None:
     loading = _one(objection="loading", routable_in_s=0.5, passes=True)
     assert choose([[loading]], chance=0, patience_s=10) == Wait(0.5)
-    assert choose([[loading]], chance=0, patience_s=0.1) == Serve("a", forced=True)
+    assert choose([[loading]], chance=0, patience_s=0.1) == Exhausted()
+    broken = _one("b", objection="open", routable_in_s=3)
+    assert choose([[loading], [broken]], chance=0, patience_s=0.1) == Serve("b", forced=True)
 
 
 def test_nobody_left_is_said() -> None:
@@ -95,7 +97,7 @@ def test_what_always_holds(tiers: list[list[Candidate]], chance: float, queue_fu
             chosen = [one for one in fit if one.key == key and one.free > 0]
             assert chosen
             assert forced == (not unobjected)
-            assert forced or any(not one.objection for one in chosen)
+            assert any(not one.passes if forced else not one.objection for one in chosen)
         case Wait(again_in_s):
             assert fit
             assert not queue_full
@@ -104,4 +106,4 @@ def test_what_always_holds(tiers: list[list[Candidate]], chance: float, queue_fu
             assert queue_full
             assert fit
         case Exhausted():
-            assert not fit
+            assert all(one.objection and one.passes for one in fit)

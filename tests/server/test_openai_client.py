@@ -207,3 +207,17 @@ def test_a_port_in_use_and_a_public_address_are_refused_in_one_sentence() -> Non
     )
     assert ended.returncode == 2
     assert "can be reached from other machines" in ended.stderr
+
+
+def test_what_was_decided_for_a_request_can_be_asked_for(client: openai.OpenAI, served: Served) -> None:
+    answer = client.chat.completions.create(model="default", messages=MESSAGES)
+    root = served.url.removesuffix("/v1")
+    with urllib.request.urlopen(f"{root}/admin/decisions/{answer.id}") as response:
+        told = json.load(response)
+    assert (told["route"], told["target"], told["seams"]) == ("default", "demo", [])
+    assert [choice["outcome"] for choice in told["choices"]] == ["serve demo"]
+    assert [attempt["outcome"] for attempt in told["attempts"]] == ["ok"]
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{root}/admin/decisions/none")
+    assert caught.value.code == 404
+    caught.value.close()
