@@ -174,6 +174,7 @@ def file_rule(types: Sequence[str]) -> Section:
         "between_tokens": Duration("From one token to the next.", low=0.001),
         "thinking": Duration("From one token to the next while a model reasons.", low=0.001),
         "total": Duration("A whole request.", low=0.001),
+        "hedge": Duration("Ask a second replica when a first token is this late; 0 = never.", low=0),
         "queue": Number("Requests that may wait for a slot.", 0, 1_000_000, whole=True),
         "attempts": Number("Attempts of one request; refused connections and loads under way are free.", 1, 100, True),
     }

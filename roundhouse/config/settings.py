@@ -51,6 +51,7 @@ class Limits:
     between_tokens_s: float = 15.0
     thinking_s: float = 60.0
     total_s: float = 600.0
+    hedge_s: float = 0.0
     queue: int = 256
     attempts: int = 3
 

@@ -19,7 +19,8 @@ from roundhouse.prompts.builtin import BUILTIN
 from roundhouse.prompts.fit import Fitted, fit
 from roundhouse.prompts.template import Template
 from roundhouse.providers.base import CountsTokens, LLMProvider
-from roundhouse.routing.manager import Manager, Policy, Reply, Tiers
+from roundhouse.routing.manager import Manager, Reply
+from roundhouse.routing.run import Policy, Tiers
 
 __all__ = ["Gateway", "Reported"]
 
@@ -52,7 +53,9 @@ class Gateway:
         if self._manager is None:
             self._settings = await with_default_route(self._settings)
             limits = self._settings.limits
-            policy = Policy(total_s=limits.total_s, queue=limits.queue, attempts=limits.attempts)
+            policy = Policy(
+                total_s=limits.total_s, queue=limits.queue, attempts=limits.attempts, hedge_s=limits.hedge_s
+            )
             self._manager = Manager(build_targets(self._settings), policy)
             self._tiers = _tiers(self._settings)
         return self

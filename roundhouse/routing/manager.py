@@ -1,4 +1,4 @@
-"""The owner of targets: decides by pure functions who serves, grants slots, streams, and moves on when one fails."""
+"""The owner of targets: streams from who was chosen, decides what follows a failure, brings crashed engines back."""
 
 from __future__ import annotations
 
@@ -7,55 +7,26 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks
-from roundhouse.core.errors import (
-    Attempt as Tried,
-)
-from roundhouse.core.errors import (
-    ContextTooLong,
-    Error,
-    Loading,
-    Overloaded,
-    QueueFull,
-    TimedOut,
-)
-from roundhouse.core.report import Choice, Report
+from roundhouse.core.errors import Attempt as Tried
+from roundhouse.core.errors import ContextTooLong, Error, Loading
+from roundhouse.core.report import Report
 from roundhouse.engines.lifecycle import Engine, EngineState
 from roundhouse.providers.base import LLMProvider
 from roundhouse.routing import failover
+from roundhouse.routing.admission import Admission
 from roundhouse.routing.attempt import Attempt
-from roundhouse.routing.failover import Sent, conclude
-from roundhouse.routing.queue import Ticket, WaitingRoom
-from roundhouse.routing.replica import Replica
-from roundhouse.routing.scheduler import Candidate, Decision, Exhausted, Full, Serve, Wait, choose
+from roundhouse.routing.failover import conclude
+from roundhouse.routing.run import Grant, Policy, Run, Tiers, prefix_of
 from roundhouse.routing.target import Target
 
-__all__ = ["Manager", "Policy", "Reply", "Tiers"]
+__all__ = ["Manager", "Reply"]
 
 log = logging.getLogger(__name__)
-
-# Names of targets in order of preference; names together are equals, among which load is balanced.
-Tiers = Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """`total_s` limits a request that brings no deadline. At most `queue` requests wait. One request may make
-    `attempts`; of all active ones `retry_share` may ask a backend a second time, or `retry_floor` if that is more.
-    """
-
-    total_s: float = 600.0
-    queue: int = 256
-    attempts: int = 3
-    retry_share: float = 0.2
-    retry_floor: int = 3
-    backoff_s: float = 0.1
-    most_backoff_s: float = 5.0
-    remembered: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,35 +35,6 @@ class Reply:
 
     chunks: Chunks
     report: Report
-
-
-@dataclass(slots=True)
-class _Run:
-    """One request while it is served. `tried`: how often each replica was; `again`: which may be asked once more."""
-
-    request: ChatRequest
-    tiers: Tiers
-    report: Report
-    arrived: float
-    deadline: float
-    prefix: int
-    sent: Sent = field(default_factory=Sent)
-    failures: list[tuple[Tried, Error]] = field(default_factory=list)
-    tried: dict[str, int] = field(default_factory=dict)
-    again: set[str] = field(default_factory=set)
-    attempts: int = 0
-    too_long_for: int = 0
-    answered: bool = False
-    retrying: bool = False
-    turn: asyncio.Future[_Grant] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Grant:
-    target: Target
-    replica: Replica
-    generation: int
-    at: float
 
 
 class Manager:
@@ -108,13 +50,12 @@ class Manager:
     ) -> None:
         self.targets = {target.name: target for target in targets}
         self.policy = policy or Policy()
-        self.waiting = WaitingRoom(self.policy.queue)
+        self.admission = Admission(self.targets, self.policy.queue, clock, chance)
         self.active = 0
         self.retrying = 0
         self._clock = clock
         self._chance = chance
         self._reports: OrderedDict[str, Report] = OrderedDict()
-        self._alarm: asyncio.TimerHandle | None = None
         self._mending: set[asyncio.Task[None]] = set()
         for target in self.targets.values():
             for replica in target.replicas:
@@ -146,43 +87,43 @@ class Manager:
         """Stop every engine and close every connection; each is tried even if another fails."""
         for task in self._mending:
             task.cancel()
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self.admission.close()
         replicas = [replica for target in self.targets.values() for replica in target.replicas]
         results = await asyncio.gather(*(replica.aclose() for replica in replicas), return_exceptions=True)
         for replica, result in zip(replicas, results, strict=True):
             if isinstance(result, BaseException):
                 log.error("closing %s: %s", replica.key, result)
 
-    # -- one request ------------------------------------------------------------------------------------------------
-
     async def _serve(self, request: ChatRequest, tiers: Tiers, report: Report) -> Chunks:
         arrived = self._clock()
         deadline = arrived + (request.deadline_s or self.policy.total_s)
-        run = _Run(request, tiers, report, arrived, deadline, _prefix_of(request))
+        run = Run(request, tiers, report, arrived, deadline, prefix_of(request))
         self._remember(report)
         self.active += 1
         try:
             while not run.answered:
-                grant = await self._admit(run)
+                run.grants.append(await self.admission.admit(run))
                 failed: Error | None = None
                 try:
-                    async with aclosing(self._attempted(run, grant)) as chunks:
+                    lane = self._raced(run) if self.policy.hedge_s else self._attempted(run, run.grants[0])
+                    async with aclosing(lane) as chunks:
                         async for chunk in chunks:
                             yield chunk
                 except Error as error:
                     failed = error
                 finally:
+                    grant = run.grants.pop()  # whoever lost a race has left already
                     if not run.answered:
                         self._release(grant, failed)
                 if failed is not None:
+                    self._note_failure(run, grant, failed)
                     await asyncio.sleep(self._go_on(run, grant, failed))
         finally:
             self.active -= 1
             self.retrying -= run.retrying
 
-    async def _attempted(self, run: _Run, grant: _Grant) -> Chunks:
-        """What one attempt adds to the answer. `run.sent` grows by it once it has failed."""
+    async def _attempted(self, run: Run, grant: Grant) -> Chunks:
+        """What one attempt adds to the answer; `run.sent` has grown by it in the end."""
         attempt = Attempt(
             grant.target,
             grant.replica,
@@ -194,63 +135,116 @@ class Manager:
             clock=self._clock,
         )
         sent = run.sent.copy()
-        try:
-            async with aclosing(attempt.chunks()) as chunks:
+        async with aclosing(attempt.chunks()) as chunks:
+            try:
                 async for chunk in chunks:
                     sent.add(chunk)
                     if chunk.finish_reason:  # the slot is free before the client has taken the last piece
                         self._succeeded(run, grant, chunk)
                     yield chunk
-        finally:
-            run.sent = sent
+            finally:
+                if sent.committed:
+                    run.sent = sent
 
-    def _succeeded(self, run: _Run, grant: _Grant, last: Chunk) -> None:
+    async def _raced(self, run: Run) -> Chunks:
+        """The answer of whoever begins first: the replica that was granted, or a second one, asked when it is late.
+
+        In the end `run.grants` holds the one that won, or the last that failed.
+        """
+        lanes = [(run.grants[0], self._attempted(run, run.grants[0]))]
+        first: dict[asyncio.Task[Chunk], int] = {}
+        try:
+            first[asyncio.ensure_future(anext(lanes[0][1]))] = 0
+            await asyncio.wait(first, timeout=self.policy.hedge_s)
+            second = None if any(task.done() for task in first) or run.sent.committed else self.admission.at_once(run)
+            if second is not None:
+                run.grants.append(second)
+                lanes.append((second, self._attempted(run, second)))
+                first[asyncio.ensure_future(anext(lanes[1][1]))] = 1
+            winner = await self._first_to_begin(run, lanes, first)
+            for number, (grant, lane) in enumerate(lanes):
+                if number != winner:
+                    await _cancelled(task for task, of in first.items() if of == number)
+                    await lane.aclose()
+                    if grant in run.grants:
+                        run.grants.remove(grant)
+                        self._release(grant, None)
+            yield next(task for task, number in first.items() if number == winner).result()
+            async for chunk in lanes[winner][1]:
+                yield chunk
+        finally:
+            await _cancelled(first)
+            for grant, lane in lanes:
+                await lane.aclose()
+                if len(run.grants) > 1 and grant in run.grants:
+                    run.grants.remove(grant)
+                    self._release(grant, None)
+
+    async def _first_to_begin(
+        self, run: Run, lanes: list[tuple[Grant, Chunks]], first: dict[asyncio.Task[Chunk], int]
+    ) -> int:
+        """The number of the lane that gave content; raises when the last lane has failed."""
+        waiting = set(first)
+        while True:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    return first[task]
+                if not waiting or not isinstance(error, Error):
+                    raise error
+                grant = lanes[first[task]][0]
+                run.grants.remove(grant)
+                self._release(grant, error)
+                self._note_failure(run, grant, error)
+
+    def _succeeded(self, run: Run, grant: Grant, last: Chunk) -> None:
         now = self._clock()
         run.answered = True
         run.report.attempts.append(Tried(grant.target.name, "ok", seconds=now - grant.at))
         speed = last.timings.tokens_per_s if last.timings else 0.0
         grant.replica.served(run.prefix, speed, now - grant.at)
         grant.replica.standing.succeeded(grant.generation, now)
-        self._give_back(grant)
+        self.admission.give_back(grant)
 
-    def _release(self, grant: _Grant, failed: Error | None) -> None:
+    def _release(self, grant: Grant, failed: Error | None) -> None:
         """The slot back, and what the end means for the replica; no error = the client has gone."""
-        standing = grant.replica.standing
         if failed is None:
-            standing.abandoned(grant.generation)
-        else:
-            standing.failed(failed, grant.generation, self._clock(), self._chance())
-        self._give_back(grant)
+            self.admission.abandon(grant)
+            return
+        grant.replica.standing.failed(failed, grant.generation, self._clock(), self._chance())
+        self.admission.give_back(grant)
 
-    def _go_on(self, run: _Run, grant: _Grant, error: Error) -> float:
-        """Seconds to pause before another attempt; raises if there shall be none."""
-        name, key = grant.target.name, grant.replica.key
-        tried = Tried(name, error.code, str(error), self._clock() - grant.at)
+    def _note_failure(self, run: Run, grant: Grant, error: Error) -> None:
+        """What is known of the request's candidates after one of them failed."""
+        key = grant.replica.key
+        tried = Tried(grant.target.name, error.code, str(error), self._clock() - grant.at)
         run.report.attempts.append(tried)
         run.failures.append((tried, error))
         run.tried[key] = run.tried.get(key, 0) + 1
-        log.warning("%s failed (%s): %s", key, error.code, error)
-        if not failover.may_go_on(error, run.request, run.sent):
-            raise error
+        run.attempts += failover.counts_as_attempt(error)
         if isinstance(error, ContextTooLong):
             run.too_long_for = max(run.too_long_for, error.limit_tokens or grant.target.window_tokens or 1)
         if isinstance(error, Loading) or (run.tried[key] == 1 and failover.may_ask_again(error)):
             run.again.add(key)
         else:
             run.again.discard(key)
-        run.attempts += failover.counts_as_attempt(error)
-        now = self._clock()
-        exhausted = isinstance(self._decide(run, now, self._candidates(run, now)), Exhausted)
-        if exhausted or run.attempts >= self.policy.attempts:
+        log.warning("%s failed (%s): %s", key, error.code, error)
+
+    def _go_on(self, run: Run, grant: Grant, error: Error) -> float:
+        """Seconds to pause before another attempt; raises if there shall be none."""
+        if not failover.may_go_on(error, run.request, run.sent):
+            raise error
+        if self.admission.exhausted(run) or run.attempts >= self.policy.attempts:
             raise error if run.sent.committed else conclude(run.report.route, run.failures)
-        if self._untried(run):
+        if self.admission.untried(run):
             return 0.0
         self._retry(run)
         doublings = min(len(run.failures), 16)
         longest = min(self.policy.most_backoff_s, self.policy.backoff_s * 2.0**doublings)
         return min(longest * self._chance(), max(0.0, run.deadline - self._clock()))
 
-    def _retry(self, run: _Run) -> None:
+    def _retry(self, run: Run) -> None:
         """A backend is to be asked a second time: within the budget, lest a failing one is buried under retries."""
         if run.retrying:
             return
@@ -258,186 +252,6 @@ class Manager:
             raise conclude(run.report.route, run.failures)
         run.retrying = True
         self.retrying += 1
-
-    # -- who serves -------------------------------------------------------------------------------------------------
-
-    async def _admit(self, run: _Run) -> _Grant:
-        """A slot for the request, waited for if need be."""
-        asked = self._clock()
-        candidates = self._candidates(run, asked)
-        decision = self._decide(run, asked, candidates)
-        _note(run, decision, asked, candidates)
-        if isinstance(decision, Serve):
-            return self._grant(run, decision, asked)
-        if not isinstance(decision, Wait):
-            raise self._refusal(run, decision)
-        grant = await self._wait(run, decision)
-        run.report.queue_s += grant.at - asked
-        return grant
-
-    async def _wait(self, run: _Run, decision: Wait) -> _Grant:
-        run.turn = asyncio.get_running_loop().create_future()
-        ticket = self.waiting.enter(run, arrived=run.arrived, priority=run.request.priority)
-        self._set_alarm(decision.again_in_s)
-        try:
-            async with asyncio.timeout(max(0.0, run.deadline - self._clock())):
-                return await asyncio.shield(run.turn)
-        except TimeoutError:
-            self._take_back(run)
-            waited = self._clock() - run.arrived
-            raise TimedOut(
-                f"no slot became free within {waited:.3g} s, the request's whole time", phase="total", limit_s=waited
-            ) from None
-        except asyncio.CancelledError:
-            self._take_back(run)
-            raise
-        finally:
-            self.waiting.leave(ticket)
-
-    def _take_back(self, run: _Run) -> None:
-        """A slot that was granted in the moment its waiter left."""
-        turn = run.turn
-        if turn is not None and turn.done() and not turn.cancelled() and turn.exception() is None:
-            self._release(turn.result(), None)
-        elif turn is not None:
-            turn.cancel()
-
-    def _dispatch(self) -> None:
-        """Something changed: give every slot that is free to the first in the queue who may have it."""
-        soonest: float | None = None
-        refused: set[tuple[object, ...]] = set()
-        for ticket in self.waiting:
-            run: _Run = ticket.payload
-            if run.turn is None or run.turn.done():
-                continue
-            alike = (id(run.tiers), run.sent.committed, run.too_long_for, *run.tried)
-            if alike in refused:
-                continue
-            now = self._clock()
-            candidates = self._candidates(run, now)
-            decision = self._decide(run, now, candidates, waiting=True)
-            if isinstance(decision, Serve):
-                _note(run, decision, now, candidates)
-                self._let_in(ticket, self._grant(run, decision, now))
-            elif isinstance(decision, Wait):
-                refused.add(alike)
-                if decision.again_in_s is not None:
-                    soonest = min(decision.again_in_s, soonest or decision.again_in_s)
-            else:
-                self.waiting.leave(ticket)
-                run.turn.set_exception(self._refusal(run, decision))
-        self._set_alarm(soonest)
-
-    def _let_in(self, ticket: Ticket, grant: _Grant) -> None:
-        self.waiting.leave(ticket)
-        run: _Run = ticket.payload
-        assert run.turn is not None
-        run.turn.set_result(grant)
-
-    def _set_alarm(self, in_s: float | None) -> None:
-        """Look at the queue again when the next objection ends, even if no slot becomes free before."""
-        if in_s is None:
-            return
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = asyncio.get_running_loop().call_later(in_s, self._dispatch)
-
-    def _decide(
-        self, run: _Run, now: float, candidates: Sequence[Sequence[Candidate]], *, waiting: bool = False
-    ) -> Decision:
-        return choose(
-            candidates,
-            chance=self._chance(),
-            queue_full=self.waiting.full and not waiting,
-            patience_s=run.deadline - now,
-        )
-
-    def _candidates(self, run: _Run, now: float) -> list[list[Candidate]]:
-        return [
-            [
-                Candidate(
-                    replica.key,
-                    replica.free,
-                    replica.busy,
-                    self._unfit(run, target, replica),
-                    replica.standing.objection(now),
-                    replica.standing.routable_in_s(now),
-                    replica.standing.waits_by_itself,
-                    replica.speed,
-                    replica.standing.breaker.weight(now),
-                    replica.warm,
-                    replica.holds(run.prefix),
-                )
-                for target in (self.targets[name] for name in tier)
-                for replica in target.replicas
-            ]
-            for tier in run.tiers
-        ]
-
-    def _unfit(self, run: _Run, target: Target, replica: Replica) -> str:
-        """Why a replica can never serve this request any more; empty = it can."""
-        if replica.key in run.tried and (replica.key not in run.again or self._untried(run)):
-            return "it was tried"
-        if run.too_long_for and target.window_tokens <= run.too_long_for:
-            return "its window is not known to be larger"
-        if run.sent.committed and target.model != run.report.model:
-            return "it has another model than the answer was begun by"
-        if run.sent.committed and not target.capabilities.continuation:
-            return "it cannot go on from a given text"
-        return ""
-
-    def _untried(self, run: _Run) -> bool:
-        """Whether the request has fit replicas that it has not come to yet; they come before a second try."""
-        for name in (name for tier in run.tiers for name in tier):
-            target = self.targets[name]
-            if run.too_long_for and target.window_tokens <= run.too_long_for:
-                continue
-            if run.sent.committed and (target.model != run.report.model or not target.capabilities.continuation):
-                continue
-            if any(replica.key not in run.tried for replica in target.replicas):
-                return True
-        return False
-
-    def _grant(self, run: _Run, decision: Serve, now: float) -> _Grant:
-        target, replica = next(
-            (target, replica)
-            for tier in run.tiers
-            for target in (self.targets[name] for name in tier)
-            for replica in target.replicas
-            if replica.key == decision.key
-        )
-        replica.busy += 1
-        return _Grant(target, replica, replica.standing.begin(now), now)
-
-    def _give_back(self, grant: _Grant) -> None:
-        grant.replica.busy -= 1
-        self._dispatch()
-
-    def _refusal(self, run: _Run, decision: Decision) -> Error:
-        """Why a request is not served at all."""
-        if isinstance(decision, Full):
-            return QueueFull(
-                f"{self.active - len(self.waiting) - 1} requests are running and {len(self.waiting)} are waiting, "
-                "which is the limit; try again later",
-                retry_after_s=self._expected_wait_s(run),
-            )
-        if run.failures:
-            return conclude(run.report.route, run.failures)
-        now = self._clock()
-        soonest = min((one for tier in self._candidates(run, now) for one in tier), key=lambda one: one.routable_in_s)
-        return Overloaded(
-            f'no target of route "{run.report.route}" can serve in time: {soonest.key} is {soonest.objection}',
-            rate_limited=True,
-            retry_after_s=soonest.routable_in_s,
-        )
-
-    def _expected_wait_s(self, run: _Run) -> float:
-        """Seconds until a request that came now would be served, from measured service times."""
-        replicas = [one for tier in run.tiers for name in tier for one in self.targets[name].replicas]
-        rate = sum(one.slots / max(one.service_s, 0.001) for one in replicas)
-        return max(1.0, (len(self.waiting) + 1) / rate)
-
-    # -- what is remembered, and engines that come back ---------------------------------------------------------------
 
     def _remember(self, report: Report) -> None:
         self._reports[report.request_id] = report
@@ -450,21 +264,8 @@ class Manager:
             task = asyncio.get_running_loop().create_task(_mend(engine), name=f"restart of {engine.target}")
             self._mending.add(task)
             task.add_done_callback(self._mending.discard)
-        if new is EngineState.READY and self.waiting:
-            asyncio.get_running_loop().call_soon(self._dispatch)
-
-
-def _note(run: _Run, decision: Decision, now: float, candidates: Sequence[Sequence[Candidate]]) -> None:
-    """Keep the decision for whoever asks why."""
-    said = "forced" if isinstance(decision, Serve) and decision.forced else type(decision).__name__.lower()
-    outcome = f"{said} {decision.key}" if isinstance(decision, Serve) else said
-    objections = tuple(
-        (one.key, one.unfit or one.objection or f"{one.busy} of {one.busy + one.free} slots are taken")
-        for tier in candidates
-        for one in tier
-        if one.unfit or one.objection or one.free <= 0
-    )
-    run.report.choices.append(Choice(now - run.arrived, outcome, objections))
+        if new is EngineState.READY and self.admission.waiting:
+            asyncio.get_running_loop().call_soon(self.admission.dispatch)
 
 
 async def _mend(engine: Engine) -> None:
@@ -474,7 +275,9 @@ async def _mend(engine: Engine) -> None:
         log.error("%s could not be started again: %s", engine.target, error)
 
 
-def _prefix_of(request: ChatRequest) -> int:
-    """What all turns of one conversation have in common: its system text and its first question."""
-    first = request.messages[:2] if request.messages[0].role == "system" else request.messages[:1]
-    return hash(tuple((message.role, message.content) for message in first))
+async def _cancelled(tasks: Iterable[asyncio.Task[Chunk]]) -> None:
+    """Wait until they are gone; what they raise on the way is nobody's concern any more."""
+    ended = list(tasks)
+    for task in ended:
+        task.cancel()
+    await asyncio.gather(*ended, return_exceptions=True)

@@ -105,7 +105,7 @@ def _best(free: Sequence[Candidate], chance: float) -> Candidate:
 
     def load(one: Candidate) -> tuple[bool, float]:
         outstanding = one.busy + 1 - (1.5 if one.holds_prefix else 0.0)
-        return (not one.warm, outstanding / ((one.speed or usual) * one.weight))
+        return (not one.warm, outstanding / max(1e-3, (one.speed or usual) * one.weight))
 
     least = min(map(load, free))
     equal = [one for one in free if load(one) == least]

@@ -15,8 +15,9 @@ from roundhouse.engines import launch
 from roundhouse.engines.lifecycle import Engine
 from roundhouse.providers.base import AsyncProvider
 from roundhouse.routing.breaker import BreakerPolicy, BreakerState
-from roundhouse.routing.manager import Manager, Policy
+from roundhouse.routing.manager import Manager
 from roundhouse.routing.replica import Replica
+from roundhouse.routing.run import Policy
 from roundhouse.routing.target import Target, TokenLimits
 
 WORDS = ["one", " two", " three", " four"]
@@ -103,7 +104,8 @@ async def _simulate(house: Any, slots: int, clients: list[str], rng: random.Rand
             made.append(Replica(key, engine, lambda ready, key=key: moods[key], slots, policy))  # type: ignore[misc]
         limits = TokenLimits(0.05, 0.05)
         targets.append(Target(f"t{number}", "m", made, limits=limits, capabilities=moods[f"t{number}#0"].capabilities))
-    manager = Manager(targets, Policy(queue=8, backoff_s=0.001), chance=rng.random)
+    hedge_s = rng.choice([0.0, 0.0, 0.005])
+    manager = Manager(targets, Policy(queue=8, backoff_s=0.001, hedge_s=hedge_s), chance=rng.random)
     tiers = tuple((target.name,) for target in targets)
 
     async def ask(number: int, kind: str) -> None:
@@ -133,5 +135,5 @@ async def _simulate(house: Any, slots: int, clients: list[str], rng: random.Rand
             assert moods[replica.key].running == 0, "a backend still works for nobody"
             assert moods[replica.key].most <= slots, "more were asked than there are slots"
             assert replica.standing.breaker.state in BreakerState
-    assert (len(manager.waiting), manager.active, manager.retrying) == (0, 0, 0)
+    assert (len(manager.admission.waiting), manager.active, manager.retrying) == (0, 0, 0)
     await manager.aclose()

@@ -14,8 +14,9 @@ from roundhouse.core.report import Report
 from roundhouse.engines import launch
 from roundhouse.engines.lifecycle import Engine
 from roundhouse.providers.base import AsyncProvider, LLMProvider
-from roundhouse.routing.manager import Manager, Policy, Reply
+from roundhouse.routing.manager import Manager, Reply
 from roundhouse.routing.replica import Replica
+from roundhouse.routing.run import Policy
 from roundhouse.routing.target import Target, TokenLimits
 
 END = Chunk(finish_reason="stop", usage=Usage(1, 3))
@@ -72,7 +73,7 @@ async def house() -> AsyncIterator[Make]:
     for manager in made:
         for target in manager.targets.values():
             assert [replica.busy for replica in target.replicas] == [0], "a slot was leaked"
-        assert (len(manager.waiting), manager.active, manager.retrying) == (0, 0, 0)
+        assert (len(manager.admission.waiting), manager.active, manager.retrying) == (0, 0, 0)
         await manager.aclose()
 
 
@@ -186,12 +187,12 @@ async def test_cancelling_one_who_waits_for_a_slot_frees_its_place(house: Make) 
     holding = ask().chunks
     await anext(holding)
     waiting = asyncio.create_task(_text(ask()))
-    while not manager.waiting:
+    while not manager.admission.waiting:
         await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert len(manager.waiting) == 0
+    assert len(manager.admission.waiting) == 0
     await holding.aclose()
 
 
@@ -327,3 +328,46 @@ async def test_an_open_breaker_passes_a_target_over_and_says_so(house: Make) -> 
     assert choice.outcome == "serve b"
     assert choice.objections[0][0] == "a"
     assert "its breaker is open" in choice.objections[0][1]
+
+
+async def test_when_the_first_is_late_a_second_is_asked_and_the_loser_is_released(house: Make) -> None:
+    late, quick = Scripted([0.15, Chunk(text="late"), END]), Scripted([Chunk(text="hi"), END])
+    manager, ask = house(_target("a", late), _target("b", quick), hedge_s=0.03)
+    reply = ask()
+    assert await _text(reply) == "hi"
+    assert reply.report.target == "b"
+    assert late.closed == 1
+    assert [choice.outcome for choice in reply.report.choices] == ["serve a", "serve b"]
+    assert manager.targets["a"].replicas[0].standing.objection(0) == "", "to lose a race is no fault"
+
+
+async def test_the_first_still_wins_a_race_that_it_wins(house: Make) -> None:
+    slow = Scripted([5.0, END])
+    _, ask = house(_target("a", Scripted([0.08, Chunk(text="hi"), END])), _target("b", slow), hedge_s=0.03)
+    assert await _text(ask()) == "hi"
+    assert slow.closed == 1
+
+
+async def test_in_a_race_one_failure_is_not_the_end_and_two_are(house: Make) -> None:
+    failing = Scripted([0.06, errors.StreamBroken("cut")])
+    _, ask = house(_target("a", failing), _target("b", Scripted([0.1, Chunk(text="hi"), END])), hedge_s=0.03)
+    reply = ask()
+    assert await _text(reply) == "hi"
+    assert [one.outcome for one in reply.report.attempts] == ["stream_broken", "ok"]
+    broken = [_target(name, Scripted([0.06, errors.BadResponse(f"odd {name}")])) for name in "cd"]
+    _, ask = house(*broken, hedge_s=0.03)
+    with pytest.raises(errors.AllProvidersFailed, match=r"odd c.*odd d"):
+        await _text(ask())
+
+
+async def test_leaving_a_race_releases_both(house: Make) -> None:
+    both = [Scripted([30.0, END]), Scripted([30.0, END])]
+    manager, ask = house(_target("a", both[0]), _target("b", both[1]), hedge_s=0.02)
+    asking = asyncio.create_task(_text(ask()))
+    while not both[1].asked:
+        await asyncio.sleep(0.005)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert [provider.closed for provider in both] == [1, 1]
+    assert [target.replicas[0].busy for target in manager.targets.values()] == [0, 0]
