@@ -15,7 +15,7 @@ from roundhouse.resources import hardware
 
 __all__ = ["doctor"]
 
-_EXTRAS = {"llamacpp": "xllamacpp"}
+_EXTRAS = {"llamacpp": "xllamacpp", "huggingface": "transformers"}
 _NEEDED_FLAGS = ("avx2", "fma", "f16c")
 
 
@@ -34,6 +34,7 @@ def doctor(config: ConfigOption = None, as_json: JSONOption = False) -> None:
         "cores": cpu.cores,
         "memory_total_bytes": cpu.total_bytes,
         "memory_free_bytes": cpu.free_bytes,
+        "gpus": [said for _, said in hardware.describe(hardware.gpus())],
         "missing_cpu_flags": missing,
         "extras": {extra: _version(package) for extra, package in _EXTRAS.items()},
         "config": settings.source,
@@ -52,6 +53,8 @@ def _show(found: dict[str, Any], targets: list[TargetCheck]) -> None:
     print(f"roundhouse {found['roundhouse']}, Python {found['python']}, {found['system']}")
     print(f"processor: {found['cores']} cores" + _flags_said(found["missing_cpu_flags"]))
     print(f"memory: {found['memory_free_bytes'] / gib:.1f} of {found['memory_total_bytes'] / gib:.1f} GiB free")
+    for gpu in found["gpus"]:
+        print(f"GPU: {gpu}")
     for extra, installed in found["extras"].items():
         print(
             f"{extra}: " + (f"installed ({installed})" if installed else f'missing; pip install "roundhouse[{extra}]"')

@@ -8,7 +8,7 @@ made for the purpose, and `python -m benchmarks.memory` holds them against the i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from roundhouse.core.errors import NoFit
@@ -21,7 +21,6 @@ __all__ = [
     "check_fit",
     "estimate",
     "estimate_llamacpp",
-    "largest_context",
 ]
 
 # Bytes per block of 32 elements (ggml.c type_traits).
@@ -236,19 +235,6 @@ def _runtime(facts: ModelFacts, settings: LlamaCppSettings, shape: _Shape) -> in
         row_bytes = max(row_bytes, 2 * facts.heads * max(_spans(facts, shape), default=0))
     slots = settings.n_parallel * _SLOT_BYTES
     return _WORKER_BYTES + facts.vocabulary * _TOKEN_BYTES + slots + shape.tokens * row_bytes
-
-
-def largest_context(facts: ModelFacts, settings: LlamaCppSettings, free_bytes: int) -> int:
-    """The largest window of one slot, up to the trained one, for which `free_bytes` suffice; 0 = none does."""
-    fits, too_large = 0, _padded(facts.context) // _PAD_CELLS + 1
-    while too_large - fits > 1:
-        middle = (fits + too_large) // 2
-        wanted = replace(settings, n_ctx=middle * _PAD_CELLS)
-        if estimate(facts, wanted).total <= free_bytes:
-            fits = middle
-        else:
-            too_large = middle
-    return min(fits * _PAD_CELLS, facts.context)
 
 
 def check_fit(estimate: Estimate, free_bytes: int, target: str) -> None:

@@ -21,7 +21,7 @@ _STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _FAST_BF16 = {"avx512_bf16", "amx_bf16"}
 _PAGE_TOKENS = 128
 _BATCH_TOKENS = 512
-_WORKER_BYTES = 480 << 20  # interpreter, torch, transformers and its tokenizer, with an empty model
+_WORKER_BYTES = 365 << 20  # interpreter, torch, transformers and its tokenizer, with an empty model
 _WINDOW_PLANNED = 4096
 
 

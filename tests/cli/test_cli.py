@@ -168,3 +168,38 @@ def test_a_reader_who_leaves_early_causes_no_traceback() -> None:
     command = f"{sys.executable} -m roundhouse config schema | head -1"
     ended = subprocess.run(command, shell=True, capture_output=True, timeout=60)
     assert b"Traceback" not in ended.stderr
+
+
+def test_a_plan_tells_what_a_model_needs_and_how_far_it_stretches(tmp_path: Path) -> None:
+    ended = run("plan", "demo", "--ctx", "512", "--parallel", "2", "--json")
+    told = json.loads(ended.stdout)
+    assert ended.returncode == 0
+    assert (told["backend"], told["context"], told["slots"], told["fits"]) == ("llamacpp", 512, 2, True)
+    needs = told["needs_bytes"]
+    assert needs["total"] == sum(size for name, size in needs.items() if name not in ("total", "page_cache"))
+    assert told["largest_context"] == 1024
+    assert told["most_slots"] >= 2
+    shown = run("plan", "demo").stdout.decode()
+    assert "it fits" in shown
+    assert "cache of keys and values" in shown
+
+
+def test_a_plan_for_a_folder_of_safetensors(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[2] / "roundhouse" / "demo" / "safetensors"
+    assert json.loads(run("plan", str(folder), "--json").stdout)["backend"] == "huggingface"
+
+
+def test_a_plan_that_cannot_be_met_ends_with_1(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "llm: {providers: [{type: llamacpp, model: demo, name: big}]}\nresources: {memory_fraction: 0.01}\n"
+    )
+    ended = run("plan", "big", "--parallel", "1000", "--config", str(config), "--json")
+    assert ended.returncode == 1
+    assert json.loads(ended.stdout)["fits"] is False
+
+
+def test_a_plan_for_nothing_says_what_there_is(tmp_path: Path) -> None:
+    ended = run("plan", "nope")
+    assert ended.returncode == 1
+    assert b'"nope" is no target (there are none), no file and no folder' in ended.stderr
