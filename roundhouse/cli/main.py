@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from roundhouse.cli import ask, config, doctor, faults, plan, serve
+from roundhouse.cli import ask, config, doctor, faults, plan, ps, serve
 from roundhouse.core.errors import Error
 
 __all__ = ["main"]
@@ -28,6 +28,7 @@ app.command("ask")(ask.ask)
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
+app.command("ps")(ps.ps)
 app.add_typer(config.app, name="config")
 app.add_typer(faults.app, name="faults")
 

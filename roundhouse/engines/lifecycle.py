@@ -113,10 +113,15 @@ class Engine:
         """Why its process is gone, also in the moment before the state has caught up with it."""
         return self.failure or (self._child.death() if self._child else None)
 
+    @property
+    def ready(self) -> Ready | None:
+        """Where it answers, if it does right now."""
+        return self._ready if self._ready is not None and self.death is None else None
+
     async def ensure_ready(self) -> Ready:
         """Where it answers, started if need be. Raises the error that kept it from starting."""
-        if self._ready is not None and self.death is None:
-            return self._ready
+        if (ready := self.ready) is not None:
+            return ready
         if self._stopping is not None:
             await asyncio.shield(self._stopping)
         if self._starting is None:

@@ -35,7 +35,8 @@ def notices(settings: Settings) -> list[str]:
         if is_demo(target):
             said.append(DEMO_NOTICE)
         growing = target.replicas.max > max(1, target.replicas.min)
-        asked = {"replicas.max": growing, "ttl": target.ttl_s is not None, "pin": target.pin}
+        attached = not is_managed(target)
+        asked = {"replicas.max": growing, "ttl": attached and target.ttl_s is not None, "pin": attached and target.pin}
         unheeded = [name for name, is_set in asked.items() if is_set]
         if unheeded:
             said.append(f'target "{target.name}": {", ".join(unheeded)} has no effect in this version')
@@ -63,7 +64,8 @@ def _target(entry: TargetSettings, settings: Settings, one_at_a_time: asyncio.Lo
         key = entry.name if count == 1 else f"{entry.name}#{number + 1}"
         engine = _engine(entry, key, settings, one_at_a_time)
         slots = slots_of(entry) if managed else _ATTACHED_SLOTS
-        replicas.append(Replica(key, engine, connect, slots, _breaker(settings)))
+        ttl_s = None if entry.pin else entry.ttl_s
+        replicas.append(Replica(key, engine, connect, slots, _breaker(settings), ttl_s=ttl_s))
     return Target(
         entry.name,
         entry.model,

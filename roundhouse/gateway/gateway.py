@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from roundhouse.config import Settings
 from roundhouse.core.chat import Answer, ChatRequest, collect
@@ -83,6 +84,10 @@ class Gateway:
     def decisions(self, request_id: str) -> Report | None:
         """What was decided for one of the last requests, and why."""
         return self._open_manager.decisions(request_id)
+
+    def state(self) -> Mapping[str, Any]:
+        """Every replica as it stands, and how many requests run and wait."""
+        return self._open_manager.state()
 
     def stream(self, request: ChatRequest) -> Reply:
         """The answer as it comes. Raises `ModelNotFound` for an unknown name; other errors come from the stream."""

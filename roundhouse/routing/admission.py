@@ -206,11 +206,11 @@ class Admission:
             for replica in target.replicas
             if replica.key == decision.key
         )
-        replica.busy += 1
+        replica.take()
         return Grant(target, replica, replica.standing.begin(now), now)
 
     def give_back(self, grant: Grant) -> None:
-        grant.replica.busy -= 1
+        grant.replica.give_back()
         self.dispatch()
 
     def _refusal(self, run: Run, decision: Decision) -> Error:

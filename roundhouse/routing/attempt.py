@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import replace
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Timings
 from roundhouse.core.errors import BadResponse, Error, ProviderError, StreamBroken, TimedOut
@@ -52,19 +52,28 @@ class Attempt:
         self._deadline = deadline
         self._clock = clock
         self._warnings: tuple[str, ...] = ()
+        self._asking: asyncio.Task[None] | None = None
         self._prompt_tokens = self._kept_tokens = 0
 
     async def chunks(self) -> Chunks:
         """Content as it comes, from the first real content on; what precedes it is held back and merged into it."""
-        began = self._clock()
-        client = await self._within(self._replica.client(), self._left_s(), "total")
-        self._report.load_s = self._clock() - began
-        request = await self._within(self._target.fitted(self._request, client), self._left_s(), "total")
+        client, request = await self._ready()
         if not self._sent.committed:
-            async with aclosing(self._streamed(client, request, Strip(""))) as pieces:
-                async for piece in pieces:
-                    yield piece
-            return
+            return self._streamed(client, request, Strip(""))
+        return self._resuming(client, request)
+
+    async def _ready(self) -> tuple[LLMProvider, ChatRequest]:
+        """The client of a ready engine, and the request as the target's model takes it."""
+        began = self._clock()
+        client = self._replica.ready_client
+        if client is None:
+            client = await self._within(self._replica.client(), self._left_s(), "total")
+        self._report.load_s = self._clock() - began
+        if self._target.family is None:
+            await self._within(self._target.learn(client), self._left_s(), "total")
+        return client, self._target.fitted(self._request, client)
+
+    async def _resuming(self, client: LLMProvider, request: ChatRequest) -> Chunks:
         for resume in resumes(self._sent.text):
             going_on = await self._within(self._resumed(client, request, resume), self._left_s(), "total")
             if not resume.again and self._exhausted():
@@ -75,15 +84,6 @@ class Attempt:
                     async for piece in pieces:
                         yield piece
                 return
-
-    async def _streamed(self, client: LLMProvider, request: ChatRequest, strip: Strip) -> Chunks:
-        require(request, client.capabilities, f'target "{self._target.name}"')
-        async with (
-            aclosing(client.astream(request)) as pieces,
-            aclosing(self._guarded(pieces, client, strip)) as guarded,
-        ):
-            async for piece in guarded:
-                yield piece
 
     async def _resumed(self, client: LLMProvider, request: ChatRequest, resume: Resume) -> ChatRequest:
         """The request that goes on, and the counts for the usage of the whole."""
@@ -98,35 +98,35 @@ class Attempt:
         limit = self._request.sampling.max_tokens
         return limit is not None and self._kept_tokens >= limit
 
-    async def _guarded(self, pieces: Chunks, client: LLMProvider, strip: Strip) -> Chunks:
+    async def _streamed(self, client: LLMProvider, request: ChatRequest, strip: Strip) -> Chunks:
         """Pieces of the client's stream, each within its limit, without what the client has of them already."""
+        require(request, client.capabilities, f'target "{self._target.name}"')
         limits, first_at, thinking = self._target.limits, 0.0, False
         since = self._clock()
-        while True:
-            # Pings and empty pieces show that a process lives, not that tokens flow: the clock runs from content.
-            silent_s = self._clock() - since
-            if first_at:
-                limit_s = limits.thinking_s if thinking else limits.between_tokens_s
-                piece = await self._next(pieces, limit_s, silent_s, "between_tokens")
-            else:
-                piece = await self._first(pieces, client, silent_s)
-            self._warnings += piece.warnings
-            if not (piece.has_content or piece.finish_reason):
-                continue
-            if not strip.done or piece.finish_reason:
-                piece = self._stripped(piece, strip)
-                since = self._clock()
+        async with aclosing(client.astream(request)) as pieces:
+            while True:
+                # Pings and empty pieces show that a process lives, not that tokens flow: the clock runs from content.
+                silent_s = self._clock() - since
+                if first_at:
+                    limit_s = limits.thinking_s if thinking else limits.between_tokens_s
+                    piece = await self._next(pieces, limit_s, silent_s, "between_tokens")
+                else:
+                    piece = await self._first(pieces, client, silent_s)
+                self._warnings += piece.warnings
+                if not strip.done or piece.finish_reason:
+                    piece = self._stripped(piece, strip)
+                    since = self._clock()
                 if not (piece.has_content or piece.finish_reason):
                     continue
-            if not first_at:
-                first_at = self._clock()
-                self._begun()
-            thinking = bool(piece.reasoning)
-            if piece.finish_reason:
-                yield self._last(piece, first_at)
-                return
-            yield piece
-            since = self._clock()
+                if not first_at:
+                    first_at = self._clock()
+                    self._begun()
+                thinking = bool(piece.reasoning)
+                if piece.finish_reason:
+                    yield self._last(piece, first_at)
+                    return
+                yield piece
+                since = self._clock()
 
     def _stripped(self, piece: Chunk, strip: Strip) -> Chunk:
         if piece.text:
@@ -148,71 +148,70 @@ class Attempt:
         limit_s = max(0.0, limits.first_token_s - silent_s)
         if self._replica.engine.managed or limit_s >= self._left_s():
             return await self._next(pieces, limits.first_token_s, silent_s, "first_token")
-        async with self._prolonged(client, limit_s) as timeout:
-            return await self._mapped(self._until(pieces, timeout), limits.first_token_s, "first_token")
-
-    @asynccontextmanager
-    async def _prolonged(self, client: LLMProvider, limit_s: float) -> AsyncIterator[asyncio.Timeout]:
-        """A timeout that moves on for as long as the backend says that it is loading, up to the load limit."""
-        loop = asyncio.get_running_loop()
-        latest = loop.time() + min(self._target.limits.load_s, self._left_s())
-        timeout = asyncio.timeout(limit_s)
-
-        async def ask() -> None:
-            while True:
-                await asyncio.sleep(limit_s * _ASK_AT)
-                health = await client.ahealth()
-                if not health.loading or timeout.expired():
-                    return
-                timeout.reschedule(min(latest, loop.time() + limit_s))
-
-        asking = loop.create_task(ask(), name=f"is {self._replica.key} loading")
+        limit = asyncio.timeout(limit_s)
+        asking = asyncio.get_running_loop().call_later(limit_s * _ASK_AT, self._prolong, client, limit, limit_s)
         try:
-            yield timeout
+            async with limit:
+                return await anext(pieces)
+        except Exception as error:
+            self._raise(error, limits.first_token_s, "first_token")
         finally:
             asking.cancel()
 
-    async def _until(self, pieces: Chunks, limit: asyncio.Timeout) -> Chunk:
-        async with limit:
-            return await anext(pieces)
+    def _prolong(self, client: LLMProvider, limit: asyncio.Timeout, limit_s: float) -> None:
+        """Move a limit on for as long as the backend says that it is loading, up to the load limit."""
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + min(self._target.limits.load_s, self._left_s())
+
+        async def ask() -> None:
+            while (await client.ahealth()).loading and (when := limit.when()) is not None and when < latest:
+                limit.reschedule(min(latest, loop.time() + limit_s))
+                await asyncio.sleep(limit_s * _ASK_AT)
+
+        async def ask_while_it_waits() -> None:
+            with contextlib.suppress(RuntimeError, Error):  # RuntimeError: the wait has ended meanwhile
+                await ask()
+
+        self._asking = loop.create_task(ask_while_it_waits(), name=f"is {self._replica.key} loading")
 
     async def _next(self, pieces: Chunks, limit_s: float, silent_s: float, phase: str) -> Chunk:
         """The next piece, if it comes within `limit_s` of the last content, `silent_s` of which have passed."""
-        left_s = min(max(0.0, limit_s - silent_s), self._left_s())
-        return await self._mapped(self._until(pieces, asyncio.timeout(left_s)), limit_s, phase)
+        try:
+            async with asyncio.timeout(min(max(0.0, limit_s - silent_s), self._left_s())):
+                return await anext(pieces)
+        except Exception as error:
+            self._raise(error, limit_s, phase)
 
     async def _within(self, work: Awaitable[T], limit_s: float, phase: str) -> T:
-        async def limited() -> T:
+        try:
             async with asyncio.timeout(limit_s):
                 return await work
-
-        return await self._mapped(limited(), limit_s, phase)
-
-    async def _mapped(self, work: Awaitable[T], limit_s: float, phase: str) -> T:
-        """The result of `work`; a timeout, and what a third party's provider raises, become errors of ours."""
-        name = self._target.name
-        try:
-            return await work
-        except TimeoutError as error:
-            if self._left_s() <= 0:
-                phase = "total"
-            raise TimedOut(
-                f'target "{name}" was silent for {limit_s:.3g} s ({phase.replace("_", " ")} limit)',
-                target=name,
-                phase=phase,
-                limit_s=limit_s,
-            ) from error
-        except StopAsyncIteration:
-            raise StreamBroken("the answer ended without a finish reason", target=name) from None
-        except ProviderError as error:
-            if (death := self._replica.engine.death) is not None:
-                raise death from error
-            raise
-        except Error:
-            raise
         except Exception as error:
-            log.exception("target %s raised an exception of its own", name)
-            raise BadResponse(f'target "{name}" failed: {type(error).__name__}: {error}', target=name) from error
+            self._raise(error, limit_s, phase)
+
+    def _raise(self, error: Exception, limit_s: float, phase: str) -> NoReturn:
+        ours = self._ours(error, limit_s, phase)
+        if ours is error:
+            raise error
+        raise ours from error
+
+    def _ours(self, error: Exception, limit_s: float, phase: str) -> Error:
+        """The error of ours for a timeout, for the end of a stream, and for what a third party's provider raises."""
+        name = self._target.name
+        match error:
+            case TimeoutError():
+                if self._left_s() <= 0:
+                    phase = "total"
+                said = f'target "{name}" was silent for {limit_s:.3g} s ({phase.replace("_", " ")} limit)'
+                return TimedOut(said, target=name, phase=phase, limit_s=limit_s)
+            case StopAsyncIteration():
+                return StreamBroken("the answer ended without a finish reason", target=name)
+            case ProviderError():
+                return self._replica.engine.death or error
+            case Error():
+                return error
+        log.error("target %s raised an exception of its own", name, exc_info=error)
+        return BadResponse(f'target "{name}" failed: {type(error).__name__}: {error}', target=name)
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline - self._clock())

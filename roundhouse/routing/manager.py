@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks
 from roundhouse.core.errors import Attempt as Tried
@@ -68,6 +69,27 @@ class Manager:
     def decisions(self, request_id: str) -> Report | None:
         """What was decided for a request, while it is remembered."""
         return self._reports.get(request_id)
+
+    def state(self) -> dict[str, Any]:
+        """Every replica as it stands, and how many requests run and wait; plain values."""
+        now = self._clock()
+        replicas = [
+            {
+                "target": target.name,
+                "replica": replica.key,
+                "model": target.model,
+                "engine": replica.engine.state.name.lower() if replica.engine.managed else "attached",
+                "pid": replica.engine.pid,
+                "busy": replica.busy,
+                "slots": replica.slots,
+                "breaker": replica.standing.breaker.state.name.lower(),
+                "objection": replica.standing.objection(now),
+                "tokens_per_s": round(replica.speed, 1),
+            }
+            for target in self.targets.values()
+            for replica in target.replicas
+        ]
+        return {"active": self.active, "waiting": len(self.admission.waiting), "replicas": replicas}
 
     async def reach(self, tiers: Tiers) -> tuple[Target, LLMProvider]:
         """The first target whose engine is or can be made ready, and its client; raises if none can be."""
@@ -135,7 +157,7 @@ class Manager:
             clock=self._clock,
         )
         sent = run.sent.copy()
-        async with aclosing(attempt.chunks()) as chunks:
+        async with aclosing(await attempt.chunks()) as chunks:
             try:
                 async for chunk in chunks:
                     sent.add(chunk)

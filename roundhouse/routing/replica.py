@@ -1,8 +1,12 @@
-"""One engine of a target as the manager holds it: its slots, its client, its standing, what it is good for."""
+"""One engine of a target as the manager holds it: its slots, its client, its standing, what it is good for.
+
+An engine that was idle for its `ttl_s` is stopped; the next request starts it again.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -15,6 +19,7 @@ from roundhouse.routing.standing import Standing
 
 __all__ = ["Replica"]
 
+log = logging.getLogger(__name__)
 _REMEMBERED_PREFIXES = 256
 _SMOOTHING = 0.2
 
@@ -29,17 +34,22 @@ class Replica:
         connect: Callable[[Ready], LLMProvider],
         slots: int,
         policy: BreakerPolicy | None = None,
+        *,
+        ttl_s: float | None = None,
     ) -> None:
         self.key = key
         self.engine = engine
         self.slots = slots
         self.busy = 0
         self.standing = Standing(policy)
+        self.ttl_s = ttl_s if engine.managed else None
         self.speed = 0.0
         self.service_s = 1.0
         self._connect = connect
         self._prefixes: OrderedDict[int, None] = OrderedDict()
         self._closed = False
+        self._unloading: asyncio.TimerHandle | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._client: LLMProvider | None = None
         self._ready: Ready | None = None
 
@@ -51,6 +61,25 @@ class Replica:
     def warm(self) -> bool:
         """Whether a request would be answered without a start first."""
         return not self.engine.managed or self.engine.state is EngineState.READY
+
+    def take(self) -> None:
+        """A request has one of its slots now."""
+        self.busy += 1
+        if self._unloading is not None:
+            self._unloading.cancel()
+            self._unloading = None
+
+    def give_back(self) -> None:
+        """The request has ended; after the last one, and `ttl_s` without another, the engine gives its memory back."""
+        self.busy -= 1
+        if not self.busy and self.ttl_s is not None and not self._closed:
+            self._unloading = asyncio.get_running_loop().call_later(self.ttl_s, self._unload)
+
+    def _unload(self) -> None:
+        self._unloading = None
+        if not self.busy and self.engine.state is EngineState.READY:
+            log.info("%s was idle for %g s and is unloaded", self.key, self.ttl_s)
+            self._stopping = asyncio.get_running_loop().create_task(self.engine.stop(), name=f"unload {self.key}")
 
     def holds(self, prefix: int) -> bool:
         return prefix in self._prefixes
@@ -64,6 +93,11 @@ class Replica:
         if tokens_per_s > 0:
             self.speed += (tokens_per_s - self.speed) * (_SMOOTHING if self.speed else 1.0)
         self.service_s += (served_s - self.service_s) * _SMOOTHING
+
+    @property
+    def ready_client(self) -> LLMProvider | None:
+        """The client, if there is nothing to wait for: the usual case, which should cost nothing."""
+        return self._client if self._client is not None and self.engine.ready is self._ready else None
 
     async def client(self) -> LLMProvider:
         """The client of a ready engine; starts the engine if need be, and raises `EngineError` if that fails."""
@@ -80,6 +114,8 @@ class Replica:
     async def aclose(self) -> None:
         """Close the client, then stop the engine. A request that still comes is refused, not a reason to start it."""
         self._closed = True
+        if self._unloading is not None:
+            self._unloading.cancel()
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()

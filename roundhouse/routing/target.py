@@ -44,11 +44,14 @@ class Target:
     def family_named(name: str) -> Family | None:
         return next((known for known in FAMILIES if known.name == name), None)
 
-    async def fitted(self, request: ChatRequest, client: LLMProvider) -> ChatRequest:
-        """As this target's model wants it: unset sampling by its family, turns as its template takes them."""
+    async def learn(self, client: LLMProvider) -> None:
+        """Ask the model whose habits it has, once."""
         if self.family is None:
             self.family = await _family_of(self.model, client)
-        if self.family is DEFAULT:
+
+    def fitted(self, request: ChatRequest, client: LLMProvider) -> ChatRequest:
+        """As this target's model wants it: unset sampling by its family, turns as its template takes them."""
+        if self.family is None or self.family is DEFAULT:
             return request
         able = client.capabilities.sampling
         wanted = {name: getattr(self.family.sampling, name) for name in Sampling.__slots__ if name in able}

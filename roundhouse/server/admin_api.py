@@ -10,7 +10,17 @@ from roundhouse.gateway import Gateway
 from roundhouse.server.errors import body_of
 from roundhouse.server.exchange import send_bytes
 
-__all__ = ["Decisions"]
+__all__ = ["Decisions", "State"]
+
+
+class State:
+    """`GET /admin/state`: every replica, what it does and how it stands, and the queue."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_bytes(send, msgspec.json.encode(self._gateway.state()))
 
 
 class Decisions:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.gateway import Gateway
-from roundhouse.server.admin_api import Decisions
+from roundhouse.server.admin_api import Decisions, State
 from roundhouse.server.errors import body_of, headers_of, status_of
 from roundhouse.server.openai_api import ChatCompletions, Models
 
@@ -47,6 +47,7 @@ def build_app(
     routes = [
         Route("/v1/chat/completions", ChatCompletions(gateway, body_limit_bytes), methods=["POST"]),
         Route("/v1/models", Models(gateway), methods=["GET"]),
+        Route("/admin/state", State(gateway), methods=["GET"]),
         Route("/admin/decisions/{request_id}", Decisions(gateway), methods=["GET"]),
         Route("/healthz", _alive, methods=["GET"]),
     ]

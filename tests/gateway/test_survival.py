@@ -56,3 +56,31 @@ async def test_a_conversation_returns_to_the_replica_that_holds_its_beginning() 
             request = ChatRequest.of(opening, sampling=Sampling(max_tokens=5))
             served = {(await gateway.generate(request)).report.replica for _ in range(4)}
             assert len(served) == 1
+
+
+async def test_an_idle_engine_gives_its_memory_back_and_comes_when_it_is_asked() -> None:
+    """The time counts from the end of the last request."""
+    async with _house(type="llamacpp", n_ctx=256, ttl=0.3) as gateway:
+        (replica,) = gateway._open_manager.targets["llamacpp"].replicas
+        request = ChatRequest.of("Hello.", sampling=Sampling(max_tokens=5))
+        await gateway.generate(request)
+        first = replica.engine.pid
+        assert first is not None
+        await asyncio.sleep(0.15)
+        await gateway.generate(request)
+        await asyncio.sleep(0.2)
+        assert replica.engine.pid == first, "it was asked again before its time"
+        async with asyncio.timeout(10):
+            while replica.engine.state is not EngineState.COLD:
+                await asyncio.sleep(0.02)
+        assert replica.engine.pid is None
+        await gateway.generate(request)
+        assert replica.engine.pid not in (None, first)
+
+
+async def test_a_pinned_engine_stays() -> None:
+    async with _house(type="llamacpp", n_ctx=256, ttl=0.05, pin=True) as gateway:
+        await gateway.generate(ChatRequest.of("Hello.", sampling=Sampling(max_tokens=5)))
+        await asyncio.sleep(0.3)
+        (replica,) = gateway._open_manager.targets["llamacpp"].replicas
+        assert replica.engine.state is EngineState.READY

@@ -221,3 +221,21 @@ def test_what_was_decided_for_a_request_can_be_asked_for(client: openai.OpenAI, 
         urllib.request.urlopen(f"{root}/admin/decisions/none")
     assert caught.value.code == 404
     caught.value.close()
+
+
+def test_the_servers_state_can_be_read_and_shown(client: openai.OpenAI, served: Served) -> None:
+    client.chat.completions.create(model="default", messages=MESSAGES)
+    shown = subprocess.run(
+        [sys.executable, "-m", "roundhouse", "ps", "--url", served.url], capture_output=True, text=True, timeout=30
+    )
+    assert shown.returncode == 0, shown.stderr
+    line = next(line for line in shown.stdout.splitlines() if line.startswith("demo"))
+    assert line.split()[:5] == ["demo", "demo", "ready", "0/4", "closed"]
+    gone = subprocess.run(
+        [sys.executable, "-m", "roundhouse", "ps", "--url", "http://127.0.0.1:9"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert gone.returncode == 1
+    assert "no Roundhouse server answers at http://127.0.0.1:9" in gone.stderr
