@@ -15,6 +15,7 @@ from roundhouse.core.errors import BadResponse, Error, ProviderError, StreamBrok
 from roundhouse.core.report import Report, Seam
 from roundhouse.providers.base import CountsTokens, LLMProvider, require
 from roundhouse.routing.failover import Sent
+from roundhouse.routing.patience import Patience
 from roundhouse.routing.replica import Replica
 from roundhouse.routing.resume import Differs, Resume, Strip, joined_usage, resumes
 from roundhouse.routing.target import Target
@@ -53,6 +54,8 @@ class Attempt:
         self._clock = clock
         self._warnings: tuple[str, ...] = ()
         self._asking: asyncio.Task[None] | None = None
+        self._patience = Patience()
+        self._waits = 0
         self._prompt_tokens = self._kept_tokens = 0
 
     async def chunks(self) -> Chunks:
@@ -72,6 +75,12 @@ class Attempt:
         if self._target.family is None:
             await self._within(self._target.learn(client), self._left_s(), "total")
         return client, self._target.fitted(self._request, client)
+
+    def close(self) -> None:
+        """Leave no timer behind."""
+        self._patience.close()
+        if self._asking is not None:
+            self._asking.cancel()
 
     async def _resuming(self, client: LLMProvider, request: ChatRequest) -> Chunks:
         for resume in resumes(self._sent.text):
@@ -148,45 +157,38 @@ class Attempt:
         limit_s = max(0.0, limits.first_token_s - silent_s)
         if self._replica.engine.managed or limit_s >= self._left_s():
             return await self._next(pieces, limits.first_token_s, silent_s, "first_token")
-        limit = asyncio.timeout(limit_s)
-        asking = asyncio.get_running_loop().call_later(limit_s * _ASK_AT, self._prolong, client, limit, limit_s)
+        asking = asyncio.get_running_loop().call_later(limit_s * _ASK_AT, self._prolong, client, limit_s)
         try:
-            async with limit:
-                return await anext(pieces)
-        except Exception as error:
-            self._raise(error, limits.first_token_s, "first_token")
+            return await self._next(pieces, limits.first_token_s, silent_s, "first_token")
         finally:
             asking.cancel()
 
-    def _prolong(self, client: LLMProvider, limit: asyncio.Timeout, limit_s: float) -> None:
-        """Move a limit on for as long as the backend says that it is loading, up to the load limit."""
+    def _prolong(self, client: LLMProvider, limit_s: float) -> None:
+        """Move the limit on for as long as the backend says that it is loading, up to the load limit."""
         loop = asyncio.get_running_loop()
         latest = loop.time() + min(self._target.limits.load_s, self._left_s())
+        waited_for = self._waits
 
         async def ask() -> None:
-            while (await client.ahealth()).loading and (when := limit.when()) is not None and when < latest:
-                limit.reschedule(min(latest, loop.time() + limit_s))
-                await asyncio.sleep(limit_s * _ASK_AT)
+            with contextlib.suppress(Error):
+                while (await client.ahealth()).loading and self._waits == waited_for and self._patience.ends < latest:
+                    self._patience.extend(min(latest, loop.time() + limit_s))
+                    await asyncio.sleep(limit_s * _ASK_AT)
 
-        async def ask_while_it_waits() -> None:
-            with contextlib.suppress(RuntimeError, Error):  # RuntimeError: the wait has ended meanwhile
-                await ask()
-
-        self._asking = loop.create_task(ask_while_it_waits(), name=f"is {self._replica.key} loading")
+        self._asking = loop.create_task(ask(), name=f"is {self._replica.key} loading")
 
     async def _next(self, pieces: Chunks, limit_s: float, silent_s: float, phase: str) -> Chunk:
         """The next piece, if it comes within `limit_s` of the last content, `silent_s` of which have passed."""
+        self._waits += 1
         try:
-            async with asyncio.timeout(min(max(0.0, limit_s - silent_s), self._left_s())):
-                return await anext(pieces)
-        except Exception as error:
+            return await self._patience.wait(anext(pieces), min(max(0.0, limit_s - silent_s), self._left_s()))
+        except Exception as error:  # noqa: BLE001 - `_raise` raises it, as it is or as one of ours
             self._raise(error, limit_s, phase)
 
     async def _within(self, work: Awaitable[T], limit_s: float, phase: str) -> T:
         try:
-            async with asyncio.timeout(limit_s):
-                return await work
-        except Exception as error:
+            return await self._patience.wait(work, limit_s)
+        except Exception as error:  # noqa: BLE001 - `_raise` raises it, as it is or as one of ours
             self._raise(error, limit_s, phase)
 
     def _raise(self, error: Exception, limit_s: float, phase: str) -> NoReturn:

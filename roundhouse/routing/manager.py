@@ -157,16 +157,17 @@ class Manager:
             clock=self._clock,
         )
         sent = run.sent.copy()
-        async with aclosing(await attempt.chunks()) as chunks:
-            try:
+        try:
+            async with aclosing(await attempt.chunks()) as chunks:
                 async for chunk in chunks:
                     sent.add(chunk)
                     if chunk.finish_reason:  # the slot is free before the client has taken the last piece
                         self._succeeded(run, grant, chunk)
                     yield chunk
-            finally:
-                if sent.committed:
-                    run.sent = sent
+        finally:
+            attempt.close()
+            if sent.committed:
+                run.sent = sent
 
     async def _raced(self, run: Run) -> Chunks:
         """The answer of whoever begins first: the replica that was granted, or a second one, asked when it is late.

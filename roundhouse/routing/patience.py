@@ -1,0 +1,78 @@
+"""A limit on each of many short waits, by one timer: an `asyncio.timeout` for every token would cost more than all else
+that is done for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+__all__ = ["Patience"]
+
+T = TypeVar("T")
+
+
+class Patience:
+    """Waits one after the other, each with its limit, in whatever task they happen. `close` it in the end.
+
+    The timer is set anew only when it rings early, which is seldom: most waits end long before their limit.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ends = 0.0
+        self._waiting: asyncio.Task[object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._overdue = False
+
+    async def wait(self, work: Awaitable[T], limit_s: float) -> T:
+        """The result of `work`; raises `TimeoutError` after `limit_s`, once `work` is cancelled."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        self._ends = self._loop.time() + limit_s
+        self._overdue = False
+        if self._timer is None or self._timer.when() > self._ends:
+            self._set()
+        self._waiting = task
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._overdue and task.uncancel() <= cancelling:
+                raise TimeoutError from None
+            raise
+        except BaseException:
+            if self._overdue:  # it failed in the moment it was cancelled
+                task.uncancel()
+            raise
+        finally:
+            self._waiting = None
+
+    @property
+    def ends(self) -> float:
+        """When the present wait is over, by the loop's clock."""
+        return self._ends
+
+    def extend(self, until: float) -> None:
+        """Let the present wait go on until then."""
+        self._ends = until
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set(self) -> None:
+        self.close()
+        self._timer = self._loop.call_at(self._ends, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._waiting is None:
+            return
+        if self._loop.time() < self._ends:
+            self._set()
+            return
+        self._overdue = True
+        self._waiting.cancel()
