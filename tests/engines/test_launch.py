@@ -1,5 +1,6 @@
 """What is started is decided from values alone."""
 
+from roundhouse.engines import launch
 from roundhouse.engines.launch import Spawn, llamacpp
 
 
@@ -57,3 +58,15 @@ def test_a_unified_cache_is_shared_not_multiplied() -> None:
     flags = _flags(llamacpp("/m", {"n_ctx": 1000, "n_parallel": 4, "kv_unified": True}, cores=1, executable="x"))
     assert "--ctx-size 1000" in flags
     assert "--kv-unified" in flags
+
+
+def test_vllm_gets_its_options_as_flags_and_its_key_in_the_environment() -> None:
+    options = {"max_model_len": 4096, "enforce_eager": True, "enable_prefix_caching": False, "lora": ["a=x"],
+               "enable_sleep_mode": True, "structured_outputs_config": {"backend": "xgrammar"}}  # fmt: skip
+    spawn = launch.vllm("folder", "m", options, executable="/opt/vllm", env={"A": "b"})
+    line = " ".join(spawn.argv)
+    assert line.startswith("/opt/vllm serve folder --served-model-name m --host 127.0.0.1 --port {port} ")
+    assert "--max-model-len 4096 --enforce-eager --no-enable-prefix-caching --enable-lora --lora-modules a=x" in line
+    assert '--structured-outputs-config {"backend": "xgrammar"}' in line
+    assert spawn.env == {"VLLM_SERVER_DEV_MODE": "1", "A": "b"}
+    assert (spawn.key_variable, spawn.slots) == ("VLLM_API_KEY", launch.VLLM_SLOTS)

@@ -130,3 +130,20 @@ def test_every_state_can_be_left_and_reached() -> None:
 
 def test_the_docs_show_the_table_as_it_is() -> None:
     assert ENGINE.diagram() in DOCS.read_text()
+
+
+async def test_engines_that_share_a_turn_start_one_after_the_other(demo_gguf: Path) -> None:
+    """vLLM measures the free memory while it starts."""
+    turn = asyncio.Lock()
+    engines = [
+        Engine(name, lambda: launch.llamacpp(str(demo_gguf), {"n_ctx": 256}, cores=1), turn=turn) for name in "ab"
+    ]
+    await turn.acquire()
+    starting = [asyncio.create_task(engine.ensure_ready()) for engine in engines]
+    await asyncio.sleep(0.2)
+    assert [engine.pid for engine in engines] == [None, None]
+    turn.release()
+    ready = await asyncio.gather(*starting)
+    assert len({one.url for one in ready}) == 2
+    for engine in engines:
+        await engine.stop()

@@ -12,6 +12,7 @@ from roundhouse.core.chat import Answer, ChatRequest, Message, Sampling, Tool, T
 from roundhouse.providers.base import Endpoint
 from roundhouse.providers.ollama import OllamaClient
 from tests.fakes.http import Exchange, FakeServer, Script, fake_server
+from tests.fakes.ollama import fake_ollama
 
 
 def _line(**fields: Any) -> bytes:
@@ -167,4 +168,61 @@ async def test_embeddings() -> None:
         assert await client.aembed(["a", "b"]) == [[1.0], [2.0]]
         with pytest.raises(errors.BadResponse):
             await client.aembed(["a"])
+        await client.aclose()
+
+
+async def test_a_missing_model_can_be_pulled_with_its_progress_told() -> None:
+    async with fake_ollama(registry=("mistral:7b",)) as ollama:
+        client = OllamaClient(Endpoint("t", ollama.url, model="mistral:7b"))
+        assert not (await client.ahealth()).ready
+        told = [step async for step in client.apull()]
+        assert (told[0].status, told[-1].status) == ("pulling manifest", "success")
+        assert [step.completed_bytes for step in told if step.total_bytes] == [0, 400, 1000]
+        assert (await client.ahealth()).ready
+        await client.adelete()
+        assert not (await client.ahealth()).ready
+        with pytest.raises(errors.Misconfigured):
+            await client.adelete()
+        await client.aclose()
+
+
+async def test_a_model_that_no_registry_has_cannot_be_pulled() -> None:
+    async with fake_ollama() as ollama:
+        client = OllamaClient(Endpoint("t", ollama.url, model="none"))
+        with pytest.raises(errors.Misconfigured, match="cannot pull none: pull model manifest: file does not exist"):
+            async for _ in client.apull():
+                pass
+        await client.aclose()
+
+
+async def test_a_model_that_is_not_in_memory_yet_is_loading_and_can_be_unloaded_again() -> None:
+    async with fake_ollama("mistral:7b", load_s=0.2) as ollama:
+        client = OllamaClient(Endpoint("t", ollama.url, model="mistral:7b"))
+        asking = asyncio.create_task(client.agenerate("hi"))
+        while not ollama.loads:
+            await asyncio.sleep(0.01)
+        assert (await client.ahealth()).loading
+        await asking
+        assert not (await client.ahealth()).loading
+        await client.aunload()
+        assert ollama.loaded == {}
+        await client.aclose()
+
+
+async def test_the_window_is_the_targets_own_or_the_loaded_or_the_trained_one() -> None:
+    async with fake_ollama("mistral:7b") as ollama:
+        for options, window in (({"num_ctx": 2048}, 2048), ({}, 32768)):
+            client = OllamaClient(Endpoint("t", ollama.url, model="mistral:7b", options=options))
+            assert await client.awindow_tokens() == window
+            assert (await client.adescribe()).architecture == "llama"
+            await client.aclose()
+
+
+async def test_embeddings_do_not_reload_the_model() -> None:
+    async with fake_ollama("mistral:7b") as ollama:
+        client = OllamaClient(Endpoint("t", ollama.url, model="mistral:7b", options={"num_ctx": 2048}))
+        await client.agenerate("hi")
+        await client.aembed(["a"])
+        await client.agenerate("hi")
+        assert ollama.loads == 1
         await client.aclose()

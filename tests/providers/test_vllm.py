@@ -4,8 +4,9 @@ from typing import Any
 
 from roundhouse.core.chat import ChatRequest, Sampling
 from roundhouse.providers.base import CountsTokens, Endpoint
-from roundhouse.providers.vllm import VLLMClient
+from roundhouse.providers.vllm import Load, VLLMClient
 from tests.fakes.http import Exchange, fake_server
+from tests.fakes.vllm import fake_vllm
 from tests.providers.test_openai_compatible import GOOD
 
 
@@ -38,4 +39,15 @@ async def test_sampling_health_and_tokens_in_vllms_own_words() -> None:
         assert (await client.ahealth()).ready
         healthy = False
         assert not (await client.ahealth()).alive
+        await client.aclose()
+
+
+async def test_its_load_is_read_from_its_metrics_and_it_can_sleep() -> None:
+    async with fake_vllm("m") as vllm:
+        client = VLLMClient(Endpoint("t", vllm.url, model="m"))
+        assert await client.aload() == Load(0, 0, 0.25)
+        await client.asleep()
+        assert vllm.asleep
+        await client.awake()
+        assert not vllm.asleep
         await client.aclose()

@@ -1,6 +1,7 @@
 """The transformers worker as its parent sees it: what it says when it cannot start, and how it dies."""
 
 import asyncio
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -58,6 +59,15 @@ async def test_code_that_comes_with_a_model_is_not_run(copy: Path) -> None:
 
 async def test_four_bits_without_the_library_say_what_to_install(copy: Path) -> None:
     assert "pip install bitsandbytes" in str(await _fails(huggingface(copy, load_in_4bit=True)))
+
+
+async def test_without_torch_the_extra_to_install_is_named(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    spawn = huggingface()
+    without = dataclasses.replace(spawn, env={"PYTHONPATH": str(tmp_path)})
+    error = await _fails(without)
+    assert isinstance(error, errors.MissingExtra)
+    assert 'pip install "roundhouse[huggingface]"' in str(error)
 
 
 async def test_only_its_parent_may_ask_it() -> None:
