@@ -19,7 +19,8 @@ class LineDecoder:
 
     def __init__(self, limit_bytes: int = LINE_LIMIT_BYTES) -> None:
         self._limit_bytes = limit_bytes
-        self._rest = b""
+        self._rest: list[bytes] = []  # in pieces: joined at each, a line that drips in would cost its length squared
+        self._rest_bytes = 0
         self._after_return = False
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -32,9 +33,14 @@ class LineDecoder:
             self._after_return = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         lines = data.split(b"\n")
-        lines[0] = self._rest + lines[0]
-        self._rest = lines.pop()
-        if len(self._rest) > self._limit_bytes or any(len(line) > self._limit_bytes for line in lines):
+        rest = lines.pop()
+        if lines:
+            lines[0] = b"".join([*self._rest, lines[0]])
+            self._rest, self._rest_bytes = [], 0
+        if rest:
+            self._rest.append(rest)
+            self._rest_bytes += len(rest)
+        if self._rest_bytes > self._limit_bytes or any(len(line) > self._limit_bytes for line in lines):
             raise BadResponse(
                 f"a line of the answer is longer than {self._limit_bytes >> 10} KiB; the answer is dropped"
             )
@@ -42,7 +48,8 @@ class LineDecoder:
 
     def end(self) -> bytes:
         """What stood after the last line end."""
-        rest, self._rest = self._rest, b""
+        rest = b"".join(self._rest)
+        self._rest, self._rest_bytes = [], 0
         return rest
 
 
