@@ -91,6 +91,8 @@ class Gateway:
 
     def stream(self, request: ChatRequest) -> Reply:
         """The answer as it comes. Raises `ModelNotFound` for an unknown name; other errors come from the stream."""
+        if not request.messages:
+            raise InvalidRequest("there are no messages; send at least one", param="messages")
         candidates = self._candidates(request.model)
         report = Report(request_id=uuid.uuid4().hex, route=request.model or DEFAULT_ROUTE)
         return self._open_manager.stream(request, candidates, report)

@@ -10,7 +10,7 @@ from roundhouse.routing.failover import conclude
 from roundhouse.routing.queue import Ticket, WaitingRoom
 from roundhouse.routing.replica import Replica
 from roundhouse.routing.run import Grant, Run
-from roundhouse.routing.scheduler import Candidate, Decision, Exhausted, Full, Serve, Wait, choose
+from roundhouse.routing.scheduler import Candidate, Decision, Full, Serve, Wait, choose
 from roundhouse.routing.target import Target
 
 __all__ = ["Admission"]
@@ -36,10 +36,10 @@ class Admission:
         if self._alarm is not None:
             self._alarm.cancel()
 
-    def exhausted(self, run: Run) -> bool:
-        """Whether nobody is left who could serve it."""
+    def prospect(self, run: Run) -> Decision:
+        """What would be decided for the request now."""
         now = self._clock()
-        return isinstance(self._decide(run, now, self._candidates(run, now)), Exhausted)
+        return self._decide(run, now, self._candidates(run, now))
 
     def at_once(self, run: Run) -> Grant | None:
         """A slot that is free now at a replica without an objection, or None."""
@@ -160,11 +160,12 @@ class Admission:
                     self._unfit(run, target, replica),
                     replica.standing.objection(now),
                     replica.standing.routable_in_s(now),
-                    replica.standing.waits_by_itself,
+                    replica.standing.passes(now),
                     replica.speed,
                     replica.standing.breaker.weight(now),
                     replica.warm,
                     replica.holds(run.prefix),
+                    replica.key in run.tried,
                 )
                 for target in (self.targets[name] for name in tier)
                 for replica in target.replicas
@@ -176,7 +177,7 @@ class Admission:
         """Why a replica can never serve this request any more; empty = it can."""
         if any(grant.replica is replica for grant in run.grants):
             return "it is being asked"
-        if replica.key in run.tried and (replica.key not in run.again or self.untried(run)):
+        if replica.key in run.tried and replica.key not in run.again:
             return "it was tried"
         if run.too_long_for and target.window_tokens <= run.too_long_for:
             return "its window is not known to be larger"
@@ -185,18 +186,6 @@ class Admission:
         if run.sent.committed and not target.capabilities.continuation:
             return "it cannot go on from a given text"
         return ""
-
-    def untried(self, run: Run) -> bool:
-        """Whether the request has fit replicas that it has not come to yet; they come before a second try."""
-        for name in (name for tier in run.tiers for name in tier):
-            target = self.targets[name]
-            if run.too_long_for and target.window_tokens <= run.too_long_for:
-                continue
-            if run.sent.committed and (target.model != run.report.model or not target.capabilities.continuation):
-                continue
-            if any(replica.key not in run.tried for replica in target.replicas):
-                return True
-        return False
 
     def _grant(self, run: Run, decision: Serve, now: float) -> Grant:
         target, replica = next(
@@ -227,7 +216,6 @@ class Admission:
         soonest = min((one for tier in self._candidates(run, now) for one in tier), key=lambda one: one.routable_in_s)
         return Overloaded(
             f'no target of route "{run.report.route}" can serve in time: {soonest.key} is {soonest.objection}',
-            rate_limited=True,
             retry_after_s=soonest.routable_in_s,
         )
 

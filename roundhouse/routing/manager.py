@@ -23,6 +23,7 @@ from roundhouse.routing.admission import Admission
 from roundhouse.routing.attempt import Attempt
 from roundhouse.routing.failover import conclude
 from roundhouse.routing.run import Grant, Policy, Run, Tiers, prefix_of
+from roundhouse.routing.scheduler import Exhausted, Serve
 from roundhouse.routing.target import Target
 
 __all__ = ["Manager", "Reply"]
@@ -258,9 +259,10 @@ class Manager:
         """Seconds to pause before another attempt; raises if there shall be none."""
         if not failover.may_go_on(error, run.request, run.sent):
             raise error
-        if self.admission.exhausted(run) or run.attempts >= self.policy.attempts:
+        prospect = self.admission.prospect(run)
+        if isinstance(prospect, Exhausted) or run.attempts >= self.policy.attempts:
             raise error if run.sent.committed else conclude(run.report.route, run.failures)
-        if self.admission.untried(run):
+        if not isinstance(prospect, Serve) or prospect.key not in run.tried:
             return 0.0
         self._retry(run)
         doublings = min(len(run.failures), 16)

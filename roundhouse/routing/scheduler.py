@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias
 
 __all__ = ["Candidate", "Decision", "Exhausted", "Full", "Serve", "Wait", "choose"]
@@ -13,7 +14,8 @@ __all__ = ["Candidate", "Decision", "Exhausted", "Full", "Serve", "Wait", "choos
 class Candidate:
     """One replica as it stands for one request.
 
-    `unfit`: it can never serve this request, because of what it is or because it was tried; `objection`: not now.
+    `unfit`: it can never serve this request, because of what it is or because it was tried; `again`: it was tried, and
+    may be once more, when no fresh one is left without an objection; `objection`: not now.
     `routable_in_s` is when the objection ends; `passes`: it is one that is better waited for than ignored. `speed`:
     measured tokens/s of one request, 0 = unknown. `weight`: share of load after a recovery. `warm`: its engine runs.
     `holds_prefix`: it answered the beginning of this conversation.
@@ -30,6 +32,7 @@ class Candidate:
     weight: float = 1.0
     warm: bool = True
     holds_prefix: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,8 @@ def choose(
     given up. `chance` in [0, 1) breaks ties.
     """
     full = False
-    for tier in tiers:
-        able = [one for one in tier if not one.unfit and not one.objection]
+    for again, tier in product((False, True), tiers):
+        able = [one for one in tier if not one.unfit and not one.objection and one.again == again]
         free = [one for one in able if one.free > 0]
         if free:
             return Serve(_best(free, chance).key)

@@ -49,10 +49,9 @@ class Standing:
         """Seconds until it may be asked again, as far as is known."""
         return max(0.0, self._blocked_until - now, self.breaker.opens_at - now if not self.breaker.admits(now) else 0.0)
 
-    @property
-    def waits_by_itself(self) -> bool:
-        """Whether it is blocked by a state that passes, which is better waited for than ignored."""
-        return self._blocked_for in ("loading", "rate limited")
+    def passes(self, now: float) -> bool:
+        """Whether it is blocked by a state that passes by itself, which is better waited for than ignored."""
+        return now < self._blocked_until and self._blocked_for in ("loading", "rate limited")
 
     def begin(self, now: float) -> int:
         return self.breaker.begin(now)

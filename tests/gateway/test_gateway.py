@@ -116,3 +116,9 @@ async def test_checks_tell_what_would_serve_without_loading_anything() -> None:
 async def test_what_has_no_effect_yet_is_said() -> None:
     settings = load_text("llm: {providers: [{type: openai, endpoint: x, ttl: 5m, replicas: {min: 1, max: 3}}]}")
     assert Gateway(settings).notices == ['target "openai": replicas.max, ttl has no effect in this version']
+
+
+async def test_a_request_without_messages_is_the_callers_mistake() -> None:
+    async with Gateway(load_text("llm: {providers: [{type: llamacpp, model: demo}]}")) as gateway:
+        with pytest.raises(errors.InvalidRequest, match="there are no messages"):
+            gateway.stream(ChatRequest(messages=()))

@@ -107,3 +107,10 @@ def test_what_always_holds(tiers: list[list[Candidate]], chance: float, queue_fu
             assert fit
         case Exhausted():
             assert all(one.objection and one.passes for one in fit)
+
+
+def test_a_second_try_comes_after_every_fresh_one_and_before_any_with_an_objection() -> None:
+    tried, fresh = _one("a", again=True), _one("b")
+    limited = _one("c", objection="rate limited", routable_in_s=30, passes=True)
+    assert choose([[tried], [fresh], [limited]], chance=0, patience_s=99) == Serve("b")
+    assert choose([[limited], [tried]], chance=0, patience_s=99) == Serve("a")
