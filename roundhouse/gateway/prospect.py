@@ -6,14 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from roundhouse.config import Settings
+from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.errors import ModelNotFound
 from roundhouse.core.model import ModelFacts
-from roundhouse.engines import launch
-from roundhouse.gateway.demo import DEMO_MODEL, demo_gguf
-from roundhouse.resources import hardware
-from roundhouse.resources.memory import Estimate, LlamaCppSettings, estimate
-from roundhouse.resources.memory_transformers import TransformersSettings, estimate_transformers
+from roundhouse.gateway.plan import located, needs, slots_of, usable_bytes, window_of
+from roundhouse.resources.memory import Estimate
 from roundhouse.store.headers import read_model
 
 __all__ = ["Prospect", "prospect"]
@@ -44,50 +41,35 @@ class Prospect:
 def prospect(model: str, settings: Settings, *, context: int = 0, slots: int = 0) -> Prospect:
     """For a target of the configuration, `demo`, a GGUF file or a folder of safetensors; what is unset is the target's.
 
-    Raises `ModelNotFound` for a name that is none of these, `BadHeader` for a file that cannot be read.
+    Raises `ModelNotFound` for a name that is none of these or whose memory is not ours to plan, `BadHeader` for a file
+    that cannot be read.
     """
-    entry = next((target for target in settings.targets if target.name == model), None)
-    options = dict(entry.options) if entry is not None else {}
-    path = demo_gguf() if model == DEMO_MODEL and entry is None else Path(entry.model if entry else model).expanduser()
-    if entry is not None and entry.model == DEMO_MODEL:
-        path = demo_gguf()
+    kind = "huggingface" if Path(model).expanduser().is_dir() else "llamacpp"
+    bare = TargetSettings(name=model, type=kind, model=model)
+    entry = next((target for target in settings.targets if target.name == model), bare)
+    asked = {name: value for name, value in (("n_ctx", context), ("n_parallel", slots)) if value}
+    entry = replace(entry, options={**entry.options, **asked})
+    path = located(entry, settings)
+    if entry.endpoint or entry.type not in ("llamacpp", "huggingface"):
+        raise ModelNotFound(f'target "{model}" is run by {entry.type}, which plans its own memory', model=model)
     if not path.exists():
         known = ", ".join(target.name for target in settings.targets) or "there are none"
-        raise ModelNotFound(f'"{model}" is no target ({known}), no file and no folder', model=model)
+        raise ModelNotFound(f'"{model}" is no target ({known}), or its file {path} is not here', model=model)
     facts = read_model(path)
-    options |= {name: value for name, value in (("n_ctx", context), ("n_parallel", slots)) if value}
-    free = int(hardware.cpu().free_bytes * settings.resources.memory_fraction)
-    needs: Callable[[int, int], Estimate]
-    if path.is_dir():
-        backend = "huggingface"
-        slots = int(options.get("n_parallel") or launch.HUGGINGFACE_SLOTS)
-        asked = TransformersSettings.of(options, slots=slots, cpu_flags=hardware.cpu_flags())
-
-        def needs(context: int, slots: int) -> Estimate:
-            return estimate_transformers(facts, replace(asked, n_ctx=context, slots=slots))
-    else:
-        backend = "llamacpp"
-        slots = int(options.get("n_parallel") or launch.DEFAULT_SLOTS)
-        wanted = LlamaCppSettings.of({**options, "n_parallel": slots})
-
-        def needs(context: int, slots: int) -> Estimate:
-            return estimate(facts, replace(wanted, n_ctx=context, n_parallel=slots))
-
-    context = int(options.get("n_ctx") or facts.context)
+    takes, free = needs(entry, facts), usable_bytes(settings)
+    context, slots = window_of(entry, facts), slots_of(entry)
+    windows = -(-facts.context // _STEP_TOKENS)
+    steps = _largest(windows, lambda step: takes(step * _STEP_TOKENS, slots).total <= free)
     return Prospect(
-        backend,
-        str(path),
-        facts,
-        context,
-        slots,
-        needs(context, slots),
-        free,
-        min(
-            facts.context,
-            _STEP_TOKENS
-            * _largest(-(-facts.context // _STEP_TOKENS), lambda n: needs(n * _STEP_TOKENS, slots).total <= free),
-        ),
-        _largest(_MOST_SLOTS, lambda n: needs(context, n).total <= free),
+        backend=entry.type,
+        path=str(path),
+        facts=facts,
+        context=context,
+        slots=slots,
+        needs=takes(context, slots),
+        free_bytes=free,
+        largest_context=min(facts.context, steps * _STEP_TOKENS),
+        most_slots=_largest(_MOST_SLOTS, lambda count: takes(context, count).total <= free),
     )
 
 

@@ -20,7 +20,6 @@ __all__ = [
     "LlamaCppSettings",
     "check_fit",
     "estimate",
-    "estimate_llamacpp",
 ]
 
 # Bytes per block of 32 elements (ggml.c type_traits).
@@ -128,11 +127,6 @@ def estimate(facts: ModelFacts, settings: LlamaCppSettings) -> Estimate:
         runtime=_runtime(facts, settings, shape),
         page_cache=page_cache,
     )
-
-
-def estimate_llamacpp(facts: ModelFacts, settings: Mapping[str, Any]) -> Estimate:
-    """`estimate` for settings as `engines.launch.llamacpp` passes them on."""
-    return estimate(facts, LlamaCppSettings.of(settings))
 
 
 @dataclass(frozen=True, slots=True)

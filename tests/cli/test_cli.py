@@ -202,4 +202,17 @@ def test_a_plan_that_cannot_be_met_ends_with_1(tmp_path: Path) -> None:
 def test_a_plan_for_nothing_says_what_there_is(tmp_path: Path) -> None:
     ended = run("plan", "nope")
     assert ended.returncode == 1
-    assert b'"nope" is no target (there are none), no file and no folder' in ended.stderr
+    assert b'"nope" is no target (there are none), or its file nope is not here' in ended.stderr
+
+
+def test_a_plan_for_a_target_is_by_its_own_backend(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "llm: {providers: [{type: huggingface, model: demo, name: torchy, n_parallel: 3},"
+        " {type: ollama, model: 'mistral:7b', name: elsewhere}]}\n"
+    )
+    told = json.loads(run("plan", "torchy", "--config", str(config), "--json").stdout)
+    assert (told["backend"], told["slots"]) == ("huggingface", 3)
+    ended = run("plan", "elsewhere", "--config", str(config))
+    assert ended.returncode == 1
+    assert b'"elsewhere" is run by ollama, which plans its own memory' in ended.stderr

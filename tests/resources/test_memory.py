@@ -12,7 +12,7 @@ import pytest
 from roundhouse.core.errors import NoFit
 from roundhouse.engines import launch
 from roundhouse.engines.process import Child
-from roundhouse.resources.memory import Estimate, check_fit, estimate_llamacpp
+from roundhouse.resources.memory import Estimate, LlamaCppSettings, check_fit, estimate
 from roundhouse.store.headers import read_gguf
 
 MIB = 1 << 20
@@ -45,20 +45,20 @@ async def _loaded(path: Path, options: Mapping[str, Any]) -> tuple[dict[str, flo
 async def test_the_cache_is_as_large_as_predicted(demo_gguf: Path, options: dict[str, Any]) -> None:
     sizes, _, spawn = await _loaded(demo_gguf, options)
     assert spawn.settings is not None
-    predicted = estimate_llamacpp(read_gguf(demo_gguf), spawn.settings)
+    predicted = estimate(read_gguf(demo_gguf), LlamaCppSettings.of(spawn.settings))
     assert predicted.kv_cache / MIB == pytest.approx(sizes["KV"], abs=0.02)
 
 
 async def test_the_process_holds_no_more_than_predicted(demo_gguf: Path) -> None:
     _, held, spawn = await _loaded(demo_gguf, {"n_ctx": 1024})
     assert spawn.settings is not None
-    predicted = estimate_llamacpp(read_gguf(demo_gguf), spawn.settings)
+    predicted = estimate(read_gguf(demo_gguf), LlamaCppSettings.of(spawn.settings))
     assert held <= predicted.total + 16 * MIB
 
 
 def test_what_does_not_fit_says_what_would_help() -> None:
-    estimate = Estimate(weights=10 * MIB, kv_cache=4096 * MIB, compute=0, prompt_cache=0, runtime=0)
-    check_fit(estimate, 5000 * MIB, "t")
+    large = Estimate(weights=10 * MIB, kv_cache=4096 * MIB, compute=0, prompt_cache=0, runtime=0)
+    check_fit(large, 5000 * MIB, "t")
     with pytest.raises(NoFit, match=r"needs 4\.01 GiB of memory and 1\.00 GiB may be used; .*lower n_ctx") as caught:
-        check_fit(estimate, 1024 * MIB, "t")
-    assert (caught.value.needed_bytes, caught.value.free_bytes) == (estimate.total, 1024 * MIB)
+        check_fit(large, 1024 * MIB, "t")
+    assert (caught.value.needed_bytes, caught.value.free_bytes) == (large.total, 1024 * MIB)
