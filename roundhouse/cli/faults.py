@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from roundhouse.cli.common import JSONOption, print_json, tell
+from roundhouse.cli.common import JSONOption, print_json
+from roundhouse.faults.cases import CASES
 
 __all__ = ["app"]
 
@@ -51,7 +52,10 @@ def run(
     """Drive a gateway through every failure, streaming and not, and judge what its client saw."""
     if not (url or own):
         raise typer.BadParameter("give the gateway's --url, or --own to test this Roundhouse")
-    results = asyncio.run(_run(url, key, model, control, own, scale, tuple(case or ()), as_json))
+    names = tuple(case or ())
+    if unknown := set(names) - {known.name for known in CASES}:
+        raise typer.BadParameter(f"there is no case {min(unknown)}; there are {', '.join(one.name for one in CASES)}")
+    results = asyncio.run(_run(url, key, model, control, own, scale, names, as_json))
     failed = [result for result in results if result["fault"]]
     if as_json:
         print_json({"passed": len(results) - len(failed), "failed": len(failed), "results": results})
@@ -84,6 +88,4 @@ async def _run(
                 kind = "stream" if result.streaming else "whole "
                 verdict = f"FAILED: {result.fault}" if result.fault else "passed"
                 print(f"{result.case.name:22} {kind}  {verdict:24} {result.seen.seconds:6.2f} s", flush=True)
-    if not results:
-        tell("no case of that name")
     return results

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from roundhouse.core.errors import ConnectFailed
 from roundhouse.faults.cases import CASES, Case, Seen, judge
 
 __all__ = ["Result", "run"]
@@ -171,8 +172,12 @@ async def _leave(session: aiohttp.ClientSession, gateway: Gateway, control: str,
 
 
 async def _set(session: aiohttp.ClientSession, control: str, fault: str, scale: float) -> None:
-    async with session.post(control, json={"fault": fault, "scale": scale}) as response:
-        response.raise_for_status()
+    try:
+        async with session.post(control, json={"fault": fault, "scale": scale}) as response:
+            response.raise_for_status()
+    except aiohttp.ClientError as error:
+        said = f"no faulty backend answers at {control}: {error}; start it by `roundhouse faults serve`"
+        raise ConnectFailed(said) from error
 
 
 async def _counts(session: aiohttp.ClientSession, control: str) -> dict[str, Any]:

@@ -216,3 +216,13 @@ def test_a_plan_for_a_target_is_by_its_own_backend(tmp_path: Path) -> None:
     ended = run("plan", "elsewhere", "--config", str(config))
     assert ended.returncode == 1
     assert b'"elsewhere" is run by ollama, which plans its own memory' in ended.stderr
+
+
+def test_faults_that_are_none_or_have_no_backend_are_said() -> None:
+    ended = run("faults", "run", "--own", "--case", "nope")
+    assert ended.returncode == 2
+    assert b"there is no case nope" in ended.stderr
+    ended = run("faults", "run", "--url", "http://127.0.0.1:9/v1", "--control", "http://127.0.0.1:9")
+    assert ended.returncode == 1
+    assert b"no faulty backend answers at http://127.0.0.1:9" in ended.stderr
+    assert b"Traceback" not in ended.stderr

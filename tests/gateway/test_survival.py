@@ -29,7 +29,7 @@ async def test_a_killed_replica_costs_nobody_an_answer(heldout: list[dict[str, A
         ChatRequest.of(rag_query(row["context"], row["question"]), sampling=Sampling(temperature=0.0, max_tokens=60))
         for row in rows
     ]
-    async with _house(type="llamacpp", n_parallel=4, n_ctx=512, replicas={"min": 2, "max": 2}) as gateway:
+    async with _house(type="llamacpp", n_parallel=8, n_ctx=512, replicas={"min": 2, "max": 2}) as gateway:
         wanted = [(await gateway.generate(request)).answer.text for request in requests]
         replicas = gateway._open_manager.targets["llamacpp"].replicas
         await asyncio.gather(*(replica.client() for replica in replicas))
