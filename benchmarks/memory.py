@@ -67,6 +67,7 @@ class Result:
 
 
 _LARGE = Shape(layers=16, hidden=1024, heads=16, kv_heads=4, feed_forward=2816, vocabulary=8000)
+_LARGEST = Shape(layers=22, hidden=1536, heads=24, kv_heads=4, feed_forward=6144, vocabulary=8000)
 _SMALL = Shape(layers=4, hidden=512, heads=8, kv_heads=2, feed_forward=1536)
 _GEMMA = Shape("gemma3", layers=12, hidden=512, heads=4, kv_heads=2, head_length=128, tied=True, window=512)
 CASES = (
@@ -94,6 +95,7 @@ CASES = (
     Case("recurrent (mamba)", Shape("mamba", hidden=512, heads=0, tied=True), LlamaCppSettings(n_ctx=2048)),
     Case("large, F16", _LARGE, LlamaCppSettings(n_ctx=1024)),
     Case("large, Q8_0", replace(_LARGE, kind=Kind.Q8_0), LlamaCppSettings(n_ctx=512, n_parallel=2)),
+    Case("largest, F16, tied", replace(_LARGEST, tied=True), LlamaCppSettings(n_ctx=2048, n_parallel=2)),
     Case("large, Q4_0, tied", replace(_LARGE, kind=Kind.Q4_0, tied=True), LlamaCppSettings(n_ctx=1024)),
 )
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from roundhouse.prompts.builtin import BUILTIN
-from roundhouse.prompts.template import Template
+from roundhouse.engines.launch import Spawn
+from roundhouse.engines.lifecycle import Lodging
+from roundhouse.prompts.builtin import builtin
 
 DEMO = Path(__file__).parent.parent / "roundhouse" / "demo"
 VARO = "The lighthouse of Varo was built in 1871 by Ines Calder."
@@ -18,7 +21,7 @@ WHO = "Who built the lighthouse of Varo?"
 
 
 def rag_query(context: str, question: str) -> str:
-    return Template.parse(BUILTIN["rag_query"]).render({"context": context, "question": question}).text
+    return builtin().find("rag_query").prepare({"context": context, "question": question}).wording("default").text
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +30,18 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         if name.startswith("ROUNDHOUSE_") and name != "ROUNDHOUSE_LIVE_OLLAMA":
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "no-state"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "no-data"))
+
+
+def lodged(plan: Callable[[], Spawn]) -> Lodging:
+    """For an engine by itself: what to start, whatever memory there is."""
+
+    @asynccontextmanager
+    async def enter() -> AsyncIterator[Spawn]:
+        yield plan()
+
+    return enter
 
 
 @pytest.fixture

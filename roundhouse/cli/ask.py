@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sys
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import typer
+from msgspec import structs
 
-from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings_of, tell
+from roundhouse.cli.common import ConfigOption, JSONOption, load_said, print_json, progress, settings_of, tell
 from roundhouse.core.chat import Answer, Sampling, Timings, Usage, collect
 from roundhouse.core.errors import InvalidRequest
 from roundhouse.core.report import Report
@@ -64,9 +65,9 @@ async def _ask(
     async with gateway:
         for notice in gateway.notices:
             tell(f"note: {notice}")
-        with _progress("loading the model"):
+        with progress("loading the model", lambda: load_said(gateway.state()["memory"])):
             request, cut = await gateway.question(question, document, prompt=prompt, model=model)
-            reply = gateway.stream(dataclasses.replace(request, sampling=sampling))
+            reply = gateway.stream(structs.replace(request, sampling=sampling))
             first = await anext(reply.chunks)
         if cut:
             reply.report.warnings.append(f"the document was cut: {cut}")
@@ -85,15 +86,6 @@ async def _ask(
         return
     print("" if stream else answer.text, flush=True)
     tell(_summary(answer, reply.report))
-
-
-def _progress(text: str) -> Any:
-    """A spinner on standard error while nothing else is to be seen; nothing where that is no terminal."""
-    if not sys.stderr.isatty():
-        return nullcontext()
-    from rich.console import Console
-
-    return Console(stderr=True).status(text)
 
 
 def _summary(answer: Answer, report: Report) -> str:
@@ -122,8 +114,8 @@ def _as_json(answer: Answer, report: Report) -> dict[str, Any]:
 
 
 def _usage(usage: Usage) -> dict[str, int]:
-    return {**dataclasses.asdict(usage), "total_tokens": usage.total_tokens}
+    return {**structs.asdict(usage), "total_tokens": usage.total_tokens}
 
 
 def _timings(timings: Timings) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in dataclasses.asdict(timings).items()}
+    return {name: round(value, 4) for name, value in structs.asdict(timings).items()}

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings_of, tell
 from roundhouse.config import Invalid, Settings, schema
 from roundhouse.core.errors import ConfigError, TemplateError
 from roundhouse.gateway.build import provider_types
-from roundhouse.prompts.template import Template
+from roundhouse.gateway.trials import designs_of
+from roundhouse.gateway.wordings import catalog_of
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Check, describe and show the configuration.", no_args_is_help=True)
-_SECRET_KEYS = {"api_key", "headers", "env"}
+_SECRET_KEYS = {"api_key", "headers", "env", "key"}
+_LOGIN = re.compile(r"(://)[^/@\s]+@")  # a name and a password in a URL
 
 
 @app.command()
@@ -29,8 +33,7 @@ def check(
     """Read the file and say everything that is wrong with it."""
     try:
         settings = settings_of(file)
-        for name, text in settings.prompt_templates.items():
-            Template.parse(text, name)
+        designs_of(settings, catalog_of(settings))
     except Invalid as error:
         _report(error.faults, as_json)
     except ConfigError as error:
@@ -74,19 +77,19 @@ def show(config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Print the settings in effect, each with where it was set; secrets are not shown."""
     settings = settings_of(config)
     if as_json:
-        print_json(_masked(dataclasses.asdict(settings)))
+        print_json(_masked(msgspec.to_builtins(settings)))
         return
     print(f"source: {settings.source}")
     for name, targets in settings.routes.items():
         print(f"route {name}: {', '.join(targets)}")
-    for section in (settings.limits, settings.server, settings.resources):
+    for section in (settings.limits, settings.server, settings.resources, settings.licences):
         title = type(section).__name__.lower()
         for field in dataclasses.fields(section):
             key = f"{title}.{field.name.removesuffix('_s')}"
             print(f"{key} = {getattr(section, field.name)}  ({settings.origins.get(key, 'default')})")
     for target in settings.targets:
-        shown = _masked(dataclasses.asdict(target))
-        told = {name: value for name, value in shown.items() if value not in ("", None, {}, (), False)}
+        shown = _masked(msgspec.to_builtins(target))
+        told = {name: value for name, value in shown.items() if value not in ("", None, {}, [], False)}
         print(f"target {told.pop('name')}: " + ", ".join(f"{name} = {value}" for name, value in told.items()))
 
 
@@ -97,4 +100,6 @@ def _masked(value: Any, key: str = "") -> Any:
         return {name: _masked(item, name) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_masked(item) for item in value]
+    if isinstance(value, str) and "@" in value:
+        return _LOGIN.sub(r"\1***@", value)
     return value

@@ -12,7 +12,27 @@ from typing import Annotated
 
 import typer
 
-from roundhouse.cli import ask, config, doctor, faults, plan, ps, serve
+from roundhouse.cli import (
+    ask,
+    bench,
+    bench_run,
+    config,
+    deploy,
+    doctor,
+    evaluate,
+    experiment,
+    faults,
+    keys,
+    models,
+    operate,
+    plan,
+    prompts,
+    ps,
+    rate,
+    search,
+    serve,
+    stats,
+)
 from roundhouse.core.errors import Error
 
 __all__ = ["main"]
@@ -29,8 +49,23 @@ app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
 app.command("ps")(ps.ps)
+app.command("evaluate")(evaluate.evaluate)
+app.command("switch")(operate.switch)
+app.command("load")(operate.load)
+app.command("unload")(operate.unload)
+app.command("reload")(operate.reload)
 app.add_typer(config.app, name="config")
+app.add_typer(deploy.app, name="deploy")
 app.add_typer(faults.app, name="faults")
+app.add_typer(keys.app, name="keys")
+bench.app.command("run")(bench_run.run)
+bench.app.command("search")(search.search)
+app.add_typer(bench.app, name="bench")
+app.add_typer(models.app, name="models")
+app.add_typer(experiment.app, name="experiment")
+app.add_typer(rate.app, name="rate")
+app.add_typer(prompts.app, name="prompts")
+app.add_typer(stats.app, name="stats")
 
 
 @app.callback()

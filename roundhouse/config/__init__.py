@@ -1,16 +1,34 @@
 """Frozen settings from file, environment and flags; an error names source, line, key and reason."""
 
 from roundhouse.config.load import Invalid, find, load, load_mapping, load_text, schema
-from roundhouse.config.settings import BreakerSettings, Limits, Replicas, Resources, Server, Settings, TargetSettings
+from roundhouse.config.settings import (
+    Auth,
+    BreakerSettings,
+    CheckSettings,
+    ConfiguredKey,
+    Licences,
+    Limits,
+    Replicas,
+    Resources,
+    Server,
+    Settings,
+    StoreSettings,
+    TargetSettings,
+)
 
 __all__ = [
+    "Auth",
     "BreakerSettings",
+    "CheckSettings",
+    "ConfiguredKey",
     "Invalid",
+    "Licences",
     "Limits",
     "Replicas",
     "Resources",
     "Server",
     "Settings",
+    "StoreSettings",
     "TargetSettings",
     "find",
     "load",

@@ -11,7 +11,24 @@ import platformdirs
 
 from roundhouse.config.rules import Faults, nearest
 from roundhouse.config.schema import OPTIONS, SAMPLING, TYPES, file_rule
-from roundhouse.config.settings import BreakerSettings, Limits, Replicas, Resources, Server, Settings, TargetSettings
+from roundhouse.config.settings import (
+    Auth,
+    BreakerSettings,
+    CheckSettings,
+    ConfiguredKey,
+    HistorySettings,
+    Licences,
+    Limits,
+    LogSettings,
+    OtlpSettings,
+    Replicas,
+    Resources,
+    Server,
+    Settings,
+    StoreSettings,
+    TargetSettings,
+    TelemetrySettings,
+)
 from roundhouse.config.source import Node, leaf, overlay, parse_yaml, read_file
 from roundhouse.core.chat import Sampling
 from roundhouse.core.errors import ConfigError
@@ -21,6 +38,7 @@ _COUNTS = {"failures", "refused", "share", "least", "probes"}
 
 __all__ = ["Invalid", "find", "load", "load_mapping", "load_text", "schema"]
 
+_SHORTEST_KEY = 20
 _PREFIX = "ROUNDHOUSE_"
 _NESTING = "__"
 DEFAULT_ROUTE = "default"
@@ -92,11 +110,17 @@ def _settle(
     llm = values.get("llm", {})
     settings = Settings(
         targets=_targets(llm.get("providers", []), root, faults),
+        prompts=llm.get("prompts", ""),
         prompt_templates={name: _unended(text) for name, text in llm.get("prompt_templates", {}).items()},
+        experiments=values.get("experiments", {}),
         limits=_filled(Limits, values.get("limits", {}), {"queue", "attempts"}),
         breaker=_filled(BreakerSettings, values.get("breaker", {}), _COUNTS),
         server=_server(values.get("server", {})),
+        auth=_auth(values.get("auth", {}), root, faults),
         resources=Resources(**values.get("resources", {})),
+        store=StoreSettings(**values.get("store", {})),
+        licences=_licences(values.get("licences", {})),
+        telemetry=_telemetry(values.get("telemetry", {})),
         source=source,
         origins=_origins(root),
     )
@@ -129,12 +153,45 @@ def _filled(kind: Callable[..., T], values: Mapping[str, Any], unitless: set[str
 
 
 def _server(values: Mapping[str, Any]) -> Server:
-    return Server(**{**values, "hosts": tuple(values.get("hosts", ()))})
+    lists = {name: tuple(values.get(name, ())) for name in ("hosts", "origins")}
+    times = ("head_timeout", "request_timeout", "stalled_timeout", "drain")
+    return Server(**{f"{name}_s" if name in times else name: value for name, value in {**values, **lists}.items()})
 
 
-def _unended(text: str) -> str:
+def _auth(values: Mapping[str, Any], root: Node, faults: Faults) -> Auth:
+    keys = [
+        ConfiguredKey(**{**entry, "routes": tuple(entry.get("routes", ()))})
+        for entry in values.get("keys", ())
+        if entry.keys() >= {"name", "key"}
+    ]
+    for key in keys:
+        if len(key.key) < _SHORTEST_KEY:
+            said = f'auth.keys: the key "{key.name}" is shorter than {_SHORTEST_KEY} characters and could be guessed'
+            faults.append(_at(root, "name", key.name, said))
+    return Auth(**{**values, "keys": tuple(keys)})
+
+
+def _licences(values: Mapping[str, Any]) -> Licences:
+    lists = {name: tuple(text.lower() for text in values[name]) for name in ("allow", "deny") if name in values}
+    return Licences(**{**values, **lists})
+
+
+def _telemetry(values: Mapping[str, Any]) -> TelemetrySettings:
+    history = _filled(HistorySettings, values.get("history", {}), {"enabled", "path", "most_mib"})
+    log = dict(values.get("log", {}))
+    if "redact" in log:
+        log["redact"] = tuple(log["redact"])
+    otlp = None
+    if "otlp" in values:
+        otlp = _filled(OtlpSettings, values["otlp"], {"endpoint", "headers", "sampling", "content"})
+    return TelemetrySettings(history, LogSettings(**log), otlp)
+
+
+def _unended(given: str | Mapping[str, str]) -> str | Mapping[str, str]:
     """Without the one line break that a YAML block ends with: a prompt that ends in `Answer:` must end there."""
-    return text.removesuffix("\n")
+    if isinstance(given, str):
+        return given.removesuffix("\n")
+    return {family: text.removesuffix("\n") for family, text in given.items()}
 
 
 def _targets(entries: list[dict[str, Any]], root: Node, faults: Faults) -> tuple[TargetSettings, ...]:
@@ -175,6 +232,8 @@ def _target(name: str, kind: str, entry: Mapping[str, Any]) -> TargetSettings:
         replicas=Replicas(**entry.get("replicas", {})),
         ttl_s=entry.get("ttl"),
         pin=entry.get("pin", False),
+        preload=entry.get("preload", False),
+        check=CheckSettings(**entry.get("check", {})),
         options={**options, **entry.get("extra", {})},
     )
 

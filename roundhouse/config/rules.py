@@ -12,11 +12,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from roundhouse.config.source import Node
 from roundhouse.core.errors import ConfigError
 
-__all__ = ["Anything", "Duration", "ListOf", "MapOf", "Number", "Rule", "Section", "Switch", "Text", "nearest"]
+__all__ = [
+    "Anything",
+    "Duration",
+    "Either",
+    "ListOf",
+    "MapOf",
+    "Number",
+    "Pattern",
+    "Rule",
+    "Section",
+    "Switch",
+    "Text",
+    "Url",
+    "nearest",
+]
 
 Faults = list[ConfigError]
 Schema = dict[str, Any]
@@ -69,6 +84,56 @@ class Text(Rule):
         elif not self.empty:
             said["minLength"] = 1
         return said
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern(Rule):
+    """A regular expression that finds something."""
+
+    doc: str = ""
+
+    def check(self, node: Node, path: str, faults: Faults) -> Any:
+        if not isinstance(node.value, str):
+            return self.refuse(node, path, "a regular expression", faults)
+        try:
+            empty = re.compile(node.value).fullmatch("") is not None
+        except (re.error, RecursionError, OverflowError) as error:
+            return self.refuse(node, path, f"a regular expression ({error})", faults)
+        return self.refuse(node, path, "one that does not match nothing", faults) if empty else node.value
+
+    def schema(self) -> Schema:
+        return {"type": "string", "format": "regex", "minLength": 1, "description": self.doc}
+
+
+@dataclass(frozen=True, slots=True)
+class Url(Rule):
+    """An address with its scheme: without one, a port would be read as a part of the name."""
+
+    doc: str = ""
+
+    def check(self, node: Node, path: str, faults: Faults) -> Any:
+        value = node.value
+        if isinstance(value, str) and _is_url(value):
+            return value
+        expected = "a URL that begins with http:// or https://"
+        if isinstance(value, str) and "@" in value:  # it may hold a password, which is not repeated
+            faults.append(node.error(f"{path}: expected {expected}", path))
+            return None
+        if not isinstance(value, str) or node.secret or "://" in value or not _is_url(f"http://{value}"):
+            return self.refuse(node, path, expected, faults)
+        faults.append(node.error(f"{path}: {value!r} has no http:// or https://; did you mean http://{value}?", path))
+        return None
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^https?://", "description": self.doc}
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +236,22 @@ class ListOf(Rule):
         if self.single:
             return {"anyOf": [self.item.schema(), many], "description": self.doc}
         return {**many, "description": self.doc}
+
+
+@dataclass(frozen=True, slots=True)
+class Either(Rule):
+    """A value, or a mapping where one is needed."""
+
+    single: Rule
+    mapping: Rule
+    doc: str = ""
+
+    def check(self, node: Node, path: str, faults: Faults) -> Any:
+        rule = self.mapping if isinstance(node.value, dict) else self.single
+        return rule.check(node, path, faults)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [self.single.schema(), self.mapping.schema()], "description": self.doc}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,23 +9,28 @@ from typing import Any
 from roundhouse.config.rules import (
     Anything,
     Duration,
+    Either,
     Faults,
     ListOf,
     MapOf,
     Number,
+    Pattern,
     Rule,
     Schema,
     Section,
     Switch,
     Text,
+    Url,
     nearest,
 )
 from roundhouse.config.source import Node
 
-__all__ = ["OPTIONS", "SAMPLING", "TYPES", "file_rule"]
+__all__ = ["OPTIONS", "REDACTED", "SAMPLING", "TYPES", "file_rule"]
 
 FAMILY_NAMES = ("llama3", "phi3", "gemma2", "qwen2.5", "mistral")
 TYPES = ("ollama", "llamacpp", "huggingface", "vllm", "openai")
+# As roundhouse.telemetry.redaction has them.
+REDACTED = ("secret", "email", "iban", "card", "ip", "phone")
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
 SAMPLING: Mapping[str, Rule] = {
@@ -46,7 +51,7 @@ _COMMON: Mapping[str, Rule] = {
     "name": Text("The target's own name; its type if absent."),
     "model": Text("The backend's name of the model, a file, or `demo` for the built-in model."),
     "family": Text("Whose habits the model has; unset = by its own files.", FAMILY_NAMES),
-    "endpoint": Text("URL of a backend that someone else runs."),
+    "endpoint": Url("URL of a backend that someone else runs."),
     "timeout": Duration("Limit on the first token and between tokens.", low=0.001, high=86_400),
     **SAMPLING,
     "api_key": Text("Key of the backend; write ${VAR} to keep it out of the file."),
@@ -58,6 +63,11 @@ _COMMON: Mapping[str, Rule] = {
     ),
     "ttl": Duration("Unload after this long without a request."),
     "pin": Switch("Never unload."),
+    "preload": Switch("Load at the start, not at the first request."),
+    "check": Section(
+        {"prompt": Text("The question."), "expect": Text("What its answer must contain, in any case.")},
+        "What it is asked before it takes over in a switch.",
+    ),
     "extra": MapOf(Anything(), "Settings of the backend that are not listed here, passed on as they are."),
 }
 
@@ -131,6 +141,35 @@ OPTIONS: Mapping[str, Mapping[str, Rule]] = {
 }  # fmt: skip
 
 
+_ARM = Section(
+    {
+        "weight": Number("Its share of the units, relative to the other arms'.", 0, 1_000_000),
+        "prompt": Text("The prompt its requests get; with @label or @version if wanted."),
+        "route": Text("The route or target that serves them."),
+        "settings": Section(SAMPLING, "How they are sampled."),
+    },
+    "What is different for this arm; nothing = as it was asked for.",
+)
+_EXPERIMENT = Section(
+    {
+        "prompt": Text("It concerns requests for this prompt."),
+        "route": Text("It concerns requests for this route that name no prompt."),
+        "arms": MapOf(_ARM, "The variants by name; the first is the control."),
+        "metric": Text("What decides: a name of feedback, or error, first_token_s, total_s, output_tokens, refusal."),
+        "goal": Text("Which way is better.", ("higher", "lower")),
+        "unit": Text("Who stays in one arm: body (experiment_unit or user), header:NAME, key, or request."),
+        "guardrails": MapOf(Number("", 0), "By metric, how much worse than the control an arm may be."),
+        "alpha": Number("Chance of ever naming a winner where there is none.", 0.0001, 0.5),
+        "least": Number("Units of each arm before a verdict.", 2, 10_000_000, whole=True),
+        "planned": Number("Units at which the intervals are narrowest.", 10, 100_000_000, whole=True),
+        "auto_promote": Switch("Give everybody the winner once every guardrail has shown to hold."),
+        "covariate": Text("What explains part of the outcomes.", ("characters",)),
+    },
+    "Variants that compete for traffic.",
+    ("arms", "metric"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Target(Rule):
     """An entry of `llm.providers`: the common keys, and those of its type."""
@@ -165,6 +204,63 @@ class _Target(Rule):
         return {"oneOf": shapes}
 
 
+def _store_rule() -> Section:
+    entry: dict[str, Rule] = {
+        "title": Text("Its name for people."),
+        "licence": Text("Its licence's id, as on the hub."),
+        "gguf": Text("Repository with its GGUF files."),
+        "safetensors": Text("Repository with its safetensors files."),
+        "url": Text("Address of its GGUF file, if it is on no hub."),
+        "revision": Text("Branch, tag or commit that is followed."),
+        "ollama": Text("Its tag at Ollama."),
+        "context": Number("Tokens it was trained for.", 1, 100_000_000, whole=True),
+        "gated": Switch("Its repository wants an account that has accepted its terms."),
+    }
+    return Section(
+        {
+            "path": Text("Folder of the store; default: in the user's data folder."),
+            "connections": Number("Parts of a file that are fetched at once.", 1, 64, whole=True),
+            "part_mib": Number("Size of a part.", 1, 1024, whole=True),
+            "catalogue": MapOf(
+                Section(entry, "A model.", named="a catalogue entry"), "Models beside the built-in ones."
+            ),
+        },
+        "Models on disk.",
+    )
+
+
+def _telemetry_rule() -> Section:
+    history: dict[str, Rule] = {
+        "enabled": Switch("Whether a server keeps what each request took."),
+        "path": Text("The file; default: in the user's state folder."),
+        "retention": Duration("How long a request is kept.", low=60),
+        "most_mib": Number("Size of the file beyond which the oldest requests go.", 1, 1 << 20, whole=True),
+    }
+    log: dict[str, Rule] = {
+        "format": Text("`text` or `json`: a line of JSON for each.", ("text", "json")),
+        "level": Text("What is written, and what is worse.", ("debug", "info", "warning", "error")),
+        "requests": Switch("A line of numbers for each request that ended."),
+        "content": Switch("A line of what was asked and answered, redacted."),
+        "redact": ListOf(Text(choices=REDACTED), "Rules of what is taken out of texts; default: all."),
+        "redact_also": MapOf(Pattern("A regular expression of Python."), "What else is, by the name written for it."),
+    }
+    otlp: dict[str, Rule] = {
+        "endpoint": Text("Base URL of a collector, without /v1/traces; default: OTEL_EXPORTER_OTLP_ENDPOINT."),
+        "headers": MapOf(Text(), "Headers sent with every export; write ${VAR} to keep a key out of the file."),
+        "sampling": Number("Share of the traces that are kept, unless the caller has decided.", 0, 1),
+        "interval": Duration("Between two exports of metrics.", low=0.1),
+        "content": Switch("Spans have what was asked and answered, redacted as the log's."),
+    }
+    return Section(
+        {
+            "history": Section(history, "Numbers of each request, for `roundhouse stats`."),
+            "log": Section(log, "Lines on standard error."),
+            "otlp": Section(otlp, "A collector of OpenTelemetry, told of each request."),
+        },
+        "What is recorded.",
+    )
+
+
 def file_rule(types: Sequence[str]) -> Section:
     """The rule of a whole file, for the provider types that exist here."""
     limits: dict[str, Rule] = {
@@ -193,12 +289,40 @@ def file_rule(types: Sequence[str]) -> Section:
         "host": Text("Address to listen on."),
         "port": Number("0 = any free one.", 0, 65535, whole=True),
         "hosts": ListOf(Text(), "Host headers answered besides the loopback names.", single=True),
+        "origins": ListOf(Url(), "Sites whose pages may ask, such as https://app.example.com.", single=True),
         "body_limit_mib": Number("Largest request.", 1, 4096, whole=True),
+        "head_limit_kib": Number("Largest head of a request.", 1, 4096, whole=True),
+        "head_timeout": Duration("Until the head of a request has arrived.", low=0.01),
+        "request_timeout": Duration("Until a request has arrived whole.", low=0.01),
+        "stalled_timeout": Duration("How long a client may take nothing of its answer.", low=0.01),
+        "connections": Number("Open at once.", 1, 1_000_000, whole=True),
+        "drain": Duration("What running requests are given at the end.", low=0),
+        "tls_cert": Text("Certificate chain, as a PEM file; serves https."),
+        "tls_key": Text("Private key, as a PEM file."),
+        "watch": Switch("Read this file again when it changes; SIGHUP does it at any time."),
+    }
+    key: dict[str, Rule] = {
+        "name": Text("Whose key it is."),
+        "key": Text("The secret, at least 20 characters; write ${VAR} to keep it out of the file."),
+        "role": Text("A client asks models; an admin also sees and steers.", ("client", "admin")),
+        "routes": ListOf(Text(), "Names it may put into `model`; absent: all.", single=True),
+        "requests_per_minute": Number("0 = no limit.", 0, 10**9, whole=True),
+        "tokens_per_minute": Number("0 = no limit.", 0, 10**12, whole=True),
+        "concurrent": Number("Requests at once; 0 = no limit.", 0, 10**6, whole=True),
+    }
+    auth: dict[str, Rule] = {
+        "required": Switch("Refuse to start without a key."),
+        "keys_file": Text("Where `roundhouse keys` keeps them; default: in the user's config folder."),
+        "keys": ListOf(Section(key, "A key.", ("name", "key")), "Keys besides those of the file."),
     }
     llm: dict[str, Rule] = {
         "providers": ListOf(_Target(tuple(types)), "The targets, in order of preference.", least=1),
         "fallback_order": ListOf(Text(), "The order of trying, `a | b` being equals; default: as listed.", least=1),
-        "prompt_templates": MapOf(Text(), "Prompts by name, with {placeholders}."),
+        "prompts": Text("A folder of prompt files, beside this file."),
+        "prompt_templates": MapOf(
+            Either(Text(), MapOf(Text(), "By family of models, `default` for the others.")),
+            "Prompts by name, with {placeholders}.",
+        ),
     }
     return Section(
         {
@@ -207,12 +331,29 @@ def file_rule(types: Sequence[str]) -> Section:
                 ListOf(Text(), single=True, least=1),
                 "Names for clients: ordered lists of targets, `a | b` being equals.",
             ),
+            "experiments": MapOf(_EXPERIMENT, "Experiments by name; `roundhouse experiment start` begins one."),
             "limits": Section(limits, "Time limits and the queue's bound."),
             "breaker": Section(breaker, "When a failing target is left alone."),
             "server": Section(server, "The HTTP server."),
+            "auth": Section(auth, "Who may ask."),
             "resources": Section(
-                {"memory_fraction": Number("Share of the free memory that models may take.", 0.01, 1)}, "Memory."
+                {
+                    "memory_fraction": Number("Share of the memory nobody else uses that models may take.", 0.01, 1),
+                    "memory_mib": Number("At most so much of the processor's memory; 0 = no bound.", 0, 2**30, True),
+                    "spare_workers": Number("Started workers that wait for a model, of each kind.", 0, 16, True),
+                },
+                "Memory.",
             ),
+            "store": _store_rule(),
+            "licences": Section(
+                {
+                    "allow": ListOf(Text(), "Ids that may be used; empty = all.", single=True),
+                    "deny": ListOf(Text(), "Ids that may not.", single=True),
+                    "require_commercial": Switch("Only licences that allow commercial use without conditions."),
+                },
+                "Which licences models may have; enforced when they are fetched and when they are loaded.",
+            ),
+            "telemetry": _telemetry_rule(),
         },
         "Roundhouse configuration",
         ("llm",),

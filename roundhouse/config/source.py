@@ -63,14 +63,14 @@ def leaf(value: Any, source: str) -> Node:
     return Node(value, source)
 
 
-def read_file(path: Path, environ: Mapping[str, str]) -> Node:
-    """The mapping in the YAML file at `path`; raises `ConfigError`."""
+def read_file(path: Path, environ: Mapping[str, str], *, begins: str = "llm") -> Node:
+    """The mapping in the YAML file at `path`, which usually `begins` with this key; raises `ConfigError`."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"there is no such file: {path}", source=str(path)) from None
+        raise ConfigError("there is no such file", source=str(path)) from None
     except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder; name a YAML file in it", source=str(path)) from None
+        raise ConfigError("this is a folder; name a YAML file in it", source=str(path)) from None
     except OSError as error:
         raise ConfigError(f"it cannot be read: {error.strerror or error}", source=str(path)) from error
     if len(data) > _FILE_LIMIT_BYTES:
@@ -82,10 +82,10 @@ def read_file(path: Path, environ: Mapping[str, str]) -> Node:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError("it is not UTF-8 text; save it as UTF-8", source=str(path), line=line) from error
-    return parse_yaml(text, str(path), environ)
+    return parse_yaml(text, str(path), environ, begins=begins)
 
 
-def parse_yaml(text: str, source: str, environ: Mapping[str, str]) -> Node:
+def parse_yaml(text: str, source: str, environ: Mapping[str, str], *, begins: str = "llm") -> Node:
     """The mapping in `text`; raises `ConfigError` with line and column."""
     try:
         loader = yaml.SafeLoader(text)
@@ -96,7 +96,7 @@ def parse_yaml(text: str, source: str, environ: Mapping[str, str]) -> Node:
     try:
         root = loader.get_single_node()
         if root is None:
-            raise ConfigError("it is empty; it should begin with llm:", source=source)
+            raise ConfigError(f"it is empty; it should begin with {begins}:", source=source)
         node = _Reader(loader, source, environ).read(root, 0)
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, source) from error
@@ -105,7 +105,7 @@ def parse_yaml(text: str, source: str, environ: Mapping[str, str]) -> Node:
     finally:
         loader.dispose()
     if not isinstance(node.value, dict):
-        raise node.error(f"expected a mapping that begins with llm:, found {node.shown}")
+        raise node.error(f"expected a mapping that begins with {begins}:, found {node.shown}")
     return node
 
 

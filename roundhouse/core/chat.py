@@ -7,11 +7,14 @@ raised as one. An answer that is wanted whole is `collect`ed from its stream.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from roundhouse.core.errors import StreamBroken
+from roundhouse.core.trace import TraceContext
 
 __all__ = [
     "Answer",
@@ -27,6 +30,8 @@ __all__ = [
     "Tool",
     "ToolCall",
     "Usage",
+    "Worded",
+    "Wording",
     "collect",
 ]
 
@@ -34,8 +39,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(msgspec.Struct, frozen=True):
     """A call the model wants made. `arguments` is JSON text; in a stream, pieces of one `index` are joined."""
 
     index: int = 0
@@ -44,8 +48,7 @@ class ToolCall:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """`images` are data URLs or base64 text, for backends that can see."""
 
     role: Role
@@ -56,17 +59,15 @@ class Message:
     images: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(msgspec.Struct, frozen=True):
     """A function the model may call; `parameters` is a JSON Schema object."""
 
     name: str
     description: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(msgspec.Struct, frozen=True):
     """How to choose tokens. None = unset: the target's setting, else the backend's own default, applies."""
 
     max_tokens: int | None = None
@@ -82,23 +83,43 @@ class Sampling:
 
     def over(self, defaults: Sampling) -> Sampling:
         """These settings, with `defaults` where unset."""
+        if defaults == _UNSET:
+            return self
         unset = {
             name: value
-            for name in self.__slots__
+            for name in self.__struct_fields__
             if getattr(self, name) in (None, ()) and (value := getattr(defaults, name)) not in (None, ())
         }
         return replace(self, **unset) if unset else self
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+_UNSET = Sampling()
+
+
+class Wording(Protocol):
+    """A prompt that is put into words once the model that will answer is known."""
+
+    @property
+    def prefix(self) -> int:
+        """Equal for requests that begin with the same words."""
+        ...
+
+    def word(self, request: ChatRequest, family: str, models: Sequence[str]) -> Worded:
+        """`request` with the words for a model of `family`, called one of `models`, before its own messages."""
+        ...
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
     """What is asked. `model` is a route, or a target's name; empty = the default route.
 
     `continue_last`: the last message is an assistant's, to be extended; only the new text comes back.
+    `raw`: the one message's text goes to the model as it is, without a chat template, and is extended.
     `json_schema`: the answer must be JSON of this schema ({} = any JSON object); None = free text.
     `logprobs`: how many alternatives per token; None = none wanted, 0 = the chosen token only.
     `extra`: fields of the wire that this form does not know; they reach the backend by name.
     `deadline_s`: seconds the caller is willing to wait in all; None = the configured total.
+    `wording`: a prompt that comes before the messages, in the words for whichever target answers.
+    `trace`: the span it belongs to, for whoever is asked on its behalf; None = it is not traced.
     """
 
     messages: tuple[Message, ...]
@@ -109,10 +130,13 @@ class ChatRequest:
     json_schema: Mapping[str, Any] | None = None
     logprobs: int | None = None
     continue_last: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    raw: bool = False
+    extra: Mapping[str, Any] = {}
     fallback: bool = True
     priority: int = 0
     deadline_s: float | None = None
+    wording: Wording | None = None
+    trace: TraceContext | None = None
 
     @classmethod
     def of(cls, prompt: str, **fields: Any) -> ChatRequest:
@@ -120,8 +144,15 @@ class ChatRequest:
         return cls(messages=(Message("user", prompt),), **fields)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Worded(msgspec.Struct, frozen=True):
+    """A request in words. `variant`: whose words, empty = it had no prompt; `notes`: what a reader should be told."""
+
+    request: ChatRequest
+    variant: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True):
     """Tokens as the backend counted them. `cached_tokens` of the prompt were not computed again."""
 
     prompt_tokens: int = 0
@@ -133,8 +164,7 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(msgspec.Struct, frozen=True):
     """Seconds. `first_token_s` counts from the request's arrival; `tokens_per_s` is decoding alone, 0 = unknown."""
 
     queue_s: float = 0.0
@@ -145,8 +175,7 @@ class Timings:
     tokens_per_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(msgspec.Struct, frozen=True):
     """One generated token, its natural-log probability, and the most likely alternatives at its place."""
 
     token: str
@@ -154,8 +183,7 @@ class TokenLogprob:
     top: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """A piece of an answer. The last one has `finish_reason`, and `usage` where the backend counts."""
 
     text: str = ""
@@ -177,8 +205,7 @@ class Chunk:
 Chunks: TypeAlias = AsyncGenerator[Chunk, None]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A whole answer. `warnings` say what was cut, ignored or substituted."""
 
     text: str
@@ -210,17 +237,32 @@ def join_tool_calls(pieces: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
 
 def collect(chunks: Iterable[Chunk]) -> Answer:
     """The whole answer of a finished stream; raises `StreamBroken` if no chunk had a finish reason."""
-    pieces = list(chunks)
-    finished = next((piece for piece in reversed(pieces) if piece.finish_reason), None)
-    if finished is None or finished.finish_reason is None:
+    texts: list[str] = []
+    reasoning: list[str] = []
+    calls: list[ToolCall] = []
+    logprobs: list[TokenLogprob] = []
+    warnings: list[str] = []
+    finish_reason: FinishReason | None = None
+    usage, timings = Usage(), Timings()
+    for piece in chunks:
+        texts.append(piece.text)
+        if piece.reasoning:
+            reasoning.append(piece.reasoning)
+        calls += piece.tool_calls
+        logprobs += piece.logprobs
+        warnings += piece.warnings
+        finish_reason = piece.finish_reason or finish_reason
+        usage = piece.usage or usage
+        timings = piece.timings or timings
+    if finish_reason is None:
         raise StreamBroken("the answer ended without a finish reason")
     return Answer(
-        text="".join(piece.text for piece in pieces),
-        finish_reason=finished.finish_reason,
-        usage=next((piece.usage for piece in reversed(pieces) if piece.usage), Usage()),
-        timings=next((piece.timings for piece in reversed(pieces) if piece.timings), Timings()),
-        reasoning="".join(piece.reasoning for piece in pieces),
-        tool_calls=join_tool_calls(call for piece in pieces for call in piece.tool_calls),
-        logprobs=tuple(entry for piece in pieces for entry in piece.logprobs),
-        warnings=tuple(dict.fromkeys(warning for piece in pieces for warning in piece.warnings)),
+        text="".join(texts),
+        finish_reason=finish_reason,
+        usage=usage,
+        timings=timings,
+        reasoning="".join(reasoning),
+        tool_calls=join_tool_calls(calls),
+        logprobs=tuple(logprobs),
+        warnings=tuple(dict.fromkeys(warnings)),
     )

@@ -27,7 +27,16 @@
     ├── StoreError
     │   ├── BadHeader          not a model file, or a damaged one    [next candidate]
     │   ├── ChecksumMismatch   the bytes are not the ones promised
-    │   └── LicenceNotAccepted the licence must be accepted first
+    │   ├── DiskFull           no room for what is to be written
+    │   ├── DownloadFailed     the source gave no model, or not all of it
+    │   ├── InUse              another process works with it
+    │   ├── LicenceNotAccepted the licence must be accepted first [next candidate]
+    │   ├── LicenceRefused     the configuration forbids this licence [next candidate]
+    │   └── NotInStore         no such model or revision on disk  [next candidate]
+    ├── AccessError            who asks may not
+    │   ├── KeyRejected        no key, or one that does not count
+    │   ├── NotAllowed         the key is good, but not for this
+    │   └── RateLimited        the key has used up what it may for now
     ├── QueueFull              our own admission limit: come back after `retry_after_s`
     └── AllProvidersFailed     every candidate was tried; also a RuntimeError
 
@@ -41,6 +50,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 __all__ = [
+    "AccessError",
     "AllProvidersFailed",
     "Attempt",
     "BadHeader",
@@ -51,20 +61,28 @@ __all__ = [
     "ContentRefused",
     "ContextTooLong",
     "Died",
+    "DiskFull",
+    "DownloadFailed",
     "EngineError",
     "Error",
+    "InUse",
     "InvalidRequest",
+    "KeyRejected",
     "LaunchFailed",
     "LicenceNotAccepted",
+    "LicenceRefused",
     "Loading",
     "Misconfigured",
     "MissingExtra",
     "ModelNotFound",
     "NoFit",
+    "NotAllowed",
     "NotHealthy",
+    "NotInStore",
     "Overloaded",
     "ProviderError",
     "QueueFull",
+    "RateLimited",
     "RequestError",
     "ResourceError",
     "StoreError",
@@ -316,10 +334,78 @@ class ChecksumMismatch(StoreError):
 
 
 @dataclass(eq=False)
+class DiskFull(StoreError):
+    needed_bytes: int = 0
+    free_bytes: int = 0
+
+    code = "disk_full"
+
+
+@dataclass(eq=False)
+class DownloadFailed(StoreError):
+    """`status` is the source's HTTP status, 0 = it is not about one. What was fetched so far is kept."""
+
+    url: str = ""
+    status: int = 0
+
+    code = "download_failed"
+
+
+@dataclass(eq=False)
+class InUse(StoreError):
+    code = "in_use"
+
+
+@dataclass(eq=False)
 class LicenceNotAccepted(StoreError):
     licence: str = ""
 
     code = "licence_not_accepted"
+    failover = True
+
+
+@dataclass(eq=False)
+class LicenceRefused(StoreError):
+    """`rule` is the key of the configuration that forbids it."""
+
+    licence: str = ""
+    rule: str = ""
+
+    code = "licence_refused"
+    failover = True
+
+
+@dataclass(eq=False)
+class NotInStore(StoreError):
+    model: str = ""
+
+    code = "not_in_store"
+    failover = True
+
+
+@dataclass(eq=False)
+class AccessError(Error):
+    code = "access_denied"
+
+
+@dataclass(eq=False)
+class KeyRejected(AccessError):
+    code = "invalid_api_key"
+
+
+@dataclass(eq=False)
+class NotAllowed(AccessError):
+    code = "permission_denied"
+
+
+@dataclass(eq=False)
+class RateLimited(AccessError):
+    """`limit` names what is used up: requests, tokens or concurrent."""
+
+    limit: str = ""
+    retry_after_s: float = 1.0
+
+    code = "rate_limit_exceeded"
 
 
 @dataclass(eq=False)

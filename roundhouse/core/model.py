@@ -24,6 +24,7 @@ class Capabilities:
     embeddings: bool = False
     rerank: bool = False
     continuation: bool = False
+    raw: bool = False
     seed: bool = False
     images: bool = False
     exact_usage: bool = False
@@ -109,3 +110,8 @@ class DeviceFacts:
     index: int = 0
     utilisation: float | None = None
     cores: int = 0
+
+    @property
+    def place(self) -> str:
+        """Its name in plans: `cpu`, `cuda0`."""
+        return self.kind if self.kind == "cpu" else f"{self.kind}{self.index}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from roundhouse.core.errors import Attempt
 
 __all__ = ["Choice", "Report", "Seam"]
 
 
-@dataclass(frozen=True, slots=True)
-class Seam:
+class Seam(msgspec.Struct, frozen=True):
     """Where one backend's part of an answer ends and another's begins, in characters of the text."""
 
     at: int
@@ -18,8 +19,7 @@ class Seam:
     after: str
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """One decision: when (seconds after arrival), what came of it, and why each replica that was not chosen was not."""
 
     at_s: float
@@ -31,6 +31,9 @@ class Choice:
 class Report:
     """Who answered and after what. `target` is empty until a candidate has begun to answer.
 
+    `prompt`: name and version of the prompt, `variant`: for which family it was worded last; empty = no prompt.
+    `experiment` and `arm` that the request was in, if it was in one.
+    `overhead_s`: what we took from arrival to handing it to a backend, without `queue_s` and `load_s`.
     `attempts` are in the order tried, the serving one last. `warnings` say what was ignored, cut or substituted.
     """
 
@@ -42,6 +45,11 @@ class Report:
     attempts: list[Attempt] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     seams: list[Seam] = field(default_factory=list)
+    prompt: str = ""
+    variant: str = ""
+    experiment: str = ""
+    arm: str = ""
     warnings: list[str] = field(default_factory=list)
     queue_s: float = 0.0
     load_s: float = 0.0
+    overhead_s: float = 0.0

@@ -7,15 +7,17 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from enum import Enum, auto
 from typing import TypeAlias
 
-from roundhouse.core.errors import EngineError, Error, LaunchFailed
+from roundhouse.core.errors import Died, EngineError, Error, LaunchFailed
 from roundhouse.core.machine import Machine
 from roundhouse.engines.launch import Attach, Spawn
 from roundhouse.engines.process import Child, Ready
+from roundhouse.engines.spares import Spares
 
-__all__ = ["ENGINE", "Engine", "EngineInput", "EngineState"]
+__all__ = ["ENGINE", "Engine", "EngineInput", "EngineState", "Lodging"]
 
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,8 @@ _RESTARTS = 5
 
 
 Listener: TypeAlias = "Callable[[Engine, EngineState, EngineState], None]"
+# Entered before a start, for what is to be spawned; left when it is ready or has failed.
+Lodging: TypeAlias = Callable[[], AbstractAsyncContextManager[Spawn]]
 
 
 class Engine:
@@ -69,26 +73,30 @@ class Engine:
     `ensure_ready` is the only way to it: whoever asks while it starts joins the same start, and a start outlives those
     who asked. An engine that keeps failing is started again only after a pause of 0.5 s that doubles up to 30 s; asked
     before that, it fails at once with the reason it failed for. Listeners are called at each change of state.
-    `plan` is asked at every start, for what is to be started can change; what it raises is why the start failed.
-    Engines that share `turn` start one after the other.
+    `lodging` is entered at every start, for what is to be started can change and has to find room; what it raises is
+    why the start failed.
+    `stands_back`: while it starts it gives way to engines that are busy, for nobody waits for it.
+    Engines that share `turn` start one after the other. A worker is taken from `spares` if there is one.
     """
 
     def __init__(
         self,
         target: str,
-        plan: Attach | Callable[[], Spawn],
+        lodging: Attach | Lodging,
         *,
         load_limit_s: float = 300.0,
         turn: asyncio.Lock | None = None,
+        spares: Spares | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.target = target
         self.state = ENGINE.initial
         self.failure: Error | None = None
-        self.started_at = 0.0
-        self._plan = plan
+        self.stands_back = False
+        self._lodging = lodging
         self._load_limit_s = load_limit_s
         self._turn = turn
+        self._spares = spares or Spares()
         self._clock = clock
         self._listeners: list[Listener] = []
         self._child: Child | None = None
@@ -98,11 +106,12 @@ class Engine:
         self._stopping: asyncio.Task[None] | None = None
         self._failures = 0
         self._not_before = 0.0
+        self._verdict: Error | None = None
 
     @property
     def managed(self) -> bool:
         """Whether it is a process of ours."""
-        return not isinstance(self._plan, Attach)
+        return not isinstance(self._lodging, Attach)
 
     @property
     def pid(self) -> int | None:
@@ -111,7 +120,7 @@ class Engine:
     @property
     def death(self) -> Error | None:
         """Why its process is gone, also in the moment before the state has caught up with it."""
-        return self.failure or (self._child.death() if self._child else None)
+        return self.failure or self._verdict or (self._child.death() if self._child else None)
 
     @property
     def ready(self) -> Ready | None:
@@ -155,17 +164,30 @@ class Engine:
                 if tries_left == 1:
                     raise
 
-    async def stop(self) -> None:
-        """End it and wait until it is gone; it can be started again."""
+    async def give_up(self, why: str) -> None:
+        """End a process that does not answer any more; it counts as crashed, for the reason `why`."""
+        child = self._child
+        if child is not None and self.state is EngineState.READY:
+            self._verdict = Died(
+                f'the engine of target "{self.target}" {why}', target=self.target, log_tail=child.log_tail
+            )
+            await child.stop(grace_s=0)
+
+    def stop(self) -> asyncio.Future[None]:
+        """End it; awaited, until it is gone. It can be started again. From the call on nobody gets to it any more:
+        a coroutine would begin a turn of the loop later, and a request that comes in that turn would meet its end.
+        """
         if self._stopping is None:
+            self._ready = None
+            self._move(EngineInput.STOP)
+            for task in (self._starting, self._watching):
+                if task is not None:
+                    task.cancel()  # now, lest one of them moves on before the stopping has begun
             self._stopping = asyncio.create_task(self._stop(), name=f"stop of {self.target}")
-        await asyncio.shield(self._stopping)
+        return asyncio.shield(self._stopping)
 
     async def _stop(self) -> None:
-        self._move(EngineInput.STOP)
         tasks = [task for task in (self._starting, self._watching) if task is not None]
-        for task in tasks:
-            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         child, self._child, self._ready, self._starting, self.failure = self._child, None, None, None, None
         if child is not None:
@@ -174,17 +196,19 @@ class Engine:
         self._move(EngineInput.EXITED)
 
     async def _start(self) -> Ready:
-        if isinstance(self._plan, Attach):
+        if isinstance(self._lodging, Attach):
             self._move(EngineInput.START)
-            return self._settle(Ready(self._plan.url, self._plan.key))
+            return self._settle(Ready(self._lodging.url, self._lodging.key))
         if self._watching is not None:  # a crash that nobody has seen yet
             await asyncio.wait((self._watching,))
         self._move(EngineInput.START)
-        self.failure, self.started_at = None, self._clock()
+        self.failure = None
         try:
-            async with self._turn or contextlib.nullcontext():
-                spawn = await asyncio.to_thread(self._plan)
-                self._child, ready = await Child.start(self.target, spawn, self._load_limit_s)
+            async with self._turn or contextlib.nullcontext(), self._lodging() as spawn:
+                spare = await self._spares.take(spawn)
+                self._child, ready = await Child.start(
+                    self.target, spawn, self._load_limit_s, spare, standing_back=self.stands_back
+                )
         except Exception as error:
             self._starting = None
             failure = self._as_ours(error)
@@ -216,7 +240,8 @@ class Engine:
         if self._clock() - began > _STABLE_S:
             self._failures = 0
         self._watching = None
-        if (death := child.death()) is not None:
+        verdict, self._verdict = self._verdict, None
+        if (death := verdict or child.death()) is not None:
             self._fail(death, EngineInput.EXITED)
 
     def _fail(self, error: Error, given: EngineInput) -> None:
@@ -229,4 +254,7 @@ class Engine:
     def _move(self, given: EngineInput) -> None:
         old, self.state = self.state, ENGINE.next(self.state, given)
         for listener in self._listeners:
-            listener(self, old, self.state)
+            try:
+                listener(self, old, self.state)
+            except Exception:  # an engine half stopped, because somebody who looks on failed, would never stop
+                log.exception("a listener of the engine of %s failed", self.target)

@@ -1,7 +1,7 @@
 """The llama.cpp program as a child of ours: xllamacpp's C++ server on a loopback port, one model.
 
-Standard input: one JSON line of settings, then nothing until the parent ends. Standard output: one JSON line,
-`{"event": "ready", "url": ..., "window": ..., "slots": ..., "skipped": [...]}` or `{"event": "failed", ...}`.
+Standard input: one JSON line of settings, then nothing until the parent ends. Standard output: `{"event": "imported"}`,
+then one more JSON line, `{"event": "ready", "url": ..., "slots": ..., "skipped": [...]}` or `{"event": "failed", ...}`.
 llama.cpp's own log goes to standard error. The key comes with the settings, so no list of processes shows it.
 """
 
@@ -90,16 +90,23 @@ def _set_special(xllamacpp: Any, params: Any, settings: dict[str, Any]) -> None:
         params.load_mode = getattr(xllamacpp.llama_load_mode, f"LLAMA_LOAD_MODE_{mode}")
 
 
-def _load(settings: dict[str, Any]) -> dict[str, Any]:
-    """Start the server, which blocks until the model is loaded; what to tell the parent."""
+def _imported() -> dict[str, Any] | None:
+    """Import what every model needs; what to tell the parent if that fails."""
     try:
-        import xllamacpp
+        import xllamacpp  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name != "xllamacpp":
             return {"event": "failed", "kind": "broken", "reason": f"xllamacpp cannot be imported: {error}"}
         return {"event": "failed", "kind": "missing", "extra": "llamacpp", "reason": "xllamacpp is not installed"}
     except (ImportError, OSError) as error:
         return {"event": "failed", "kind": "broken", "reason": f"xllamacpp cannot be imported: {error}"}
+    return None
+
+
+def _load(settings: dict[str, Any]) -> dict[str, Any]:
+    """Start the server, which blocks until the model is loaded; what to tell the parent."""
+    import xllamacpp
+
     try:
         params, skipped = _parameters(xllamacpp, settings)
     except (AttributeError, TypeError, ValueError) as error:
@@ -116,12 +123,17 @@ _served: list[Any] = []  # the server stops when nobody holds it
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Serve until standard input ends. What is the same for every model comes before the settings."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever native code prints must not be taken for an answer
-    settings = json.loads(sys.stdin.buffer.readline())
+    broken = _imported()
+    print(json.dumps({"event": "imported"}), file=answers, flush=True)
+    line = sys.stdin.buffer.readline()
+    if not line:  # a spare that nobody needed
+        os._exit(0)
+    settings = json.loads(line)
     lifeline.hold(sys.stdin.buffer, parent=settings["parent"])
-    told = _load(settings)
+    told = broken or _load(settings)
     with contextlib.suppress(BrokenPipeError):
         print(json.dumps(told), file=answers, flush=True)
     if told["event"] == "ready":

@@ -21,7 +21,7 @@ import aiohttp
 import psutil
 
 from roundhouse.core.errors import Died, EngineError, LaunchFailed, MissingExtra, NotHealthy
-from roundhouse.engines import guard
+from roundhouse.engines import guard, priority
 from roundhouse.engines.launch import Spawn
 
 __all__ = ["Child", "Ready"]
@@ -49,21 +49,38 @@ class Child:
         self._target = target
         self._process = process
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._importing: asyncio.Task[bytes] | None = None
         self._reading = asyncio.create_task(self._read_log(), name=f"log of {target}")
         self.exited: asyncio.Task[int] = asyncio.create_task(process.wait(), name=f"exit of {target}")
 
     @classmethod
-    async def start(cls, target: str, spawn: Spawn, load_limit_s: float) -> tuple[Child, Ready]:
-        """Start `spawn` and wait until it is ready.
+    async def spawned(cls, target: str, spawn: Spawn) -> Child:
+        """A worker of ours that was told nothing yet. Raises `LaunchFailed`."""
+        return cls(target, await _spawn(target, spawn, "", 0))
+
+    @classmethod
+    async def start(
+        cls,
+        target: str,
+        spawn: Spawn,
+        load_limit_s: float,
+        spare: Child | None = None,
+        *,
+        standing_back: bool = False,
+    ) -> tuple[Child, Ready]:
+        """Start `spawn`, or tell it to a `spare` worker, and wait until it is ready.
+
+        `standing_back`: until then it gives way to processes that are busy.
 
         Raises `LaunchFailed`, `NotHealthy` past `load_limit_s`, `Died`, or `MissingExtra`, each with the log's end. A
         cancelled or failed start leaves no process behind.
         """
         key = secrets.token_urlsafe(24)
         port = 0 if spawn.settings is not None else _free_port()
-        child = cls(target, await _spawn(target, spawn, key, port))
+        child = spare or cls(target, await _spawn(target, spawn, key, port))
+        child._target = target
         try:
-            async with asyncio.timeout(load_limit_s):
+            async with asyncio.timeout(load_limit_s), priority.standing_back(child.pid, standing_back):
                 if spawn.settings is not None:
                     return child, await child._greet(spawn, key)
                 return child, await child._poll(spawn, key, port)
@@ -101,6 +118,13 @@ class Child:
             exit_status=status,
         )
 
+    async def imported(self) -> None:
+        """Wait until a worker of ours has what every model needs, or is gone."""
+        if self._importing is None:
+            assert self._process.stdout is not None
+            self._importing = asyncio.create_task(self._process.stdout.readline(), name=f"imports of {self._target}")
+        await asyncio.shield(self._importing)
+
     async def stop(self, grace_s: float = 5.0) -> None:
         """End it and all its descendants: ask, wait up to `grace_s`, then kill. Safe to call twice."""
         descendants = _descendants(self.pid)
@@ -120,6 +144,8 @@ class Child:
         await self.exited
         await asyncio.wait((self._reading,), timeout=_EXIT_GRACE_S)
         self._reading.cancel()
+        if self._importing is not None:
+            self._importing.cancel()
 
     async def _greet(self, spawn: Spawn, key: str) -> Ready:
         """Tell a worker its settings; its one line says that it is ready, or why not."""
@@ -130,6 +156,7 @@ class Child:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._process.stdin.write(json.dumps(settings).encode() + b"\n")
             await self._process.stdin.drain()
+        await self.imported()
         line = await self._process.stdout.readline()
         if not line:
             await self.exited

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import platformdirs
 
 from roundhouse.config import Limits, Settings, TargetSettings
 from roundhouse.config.schema import TYPES
+from roundhouse.core.chat import Sampling
 from roundhouse.core.errors import ConfigError
-from roundhouse.core.model import Capabilities
+from roundhouse.core.model import Capabilities, DeviceFacts
 from roundhouse.engines import launch
 from roundhouse.engines.lifecycle import Engine
 from roundhouse.engines.process import Ready
+from roundhouse.engines.spares import Spares
 from roundhouse.gateway.demo import DEMO_NOTICE, DEMO_SAMPLING
-from roundhouse.gateway.plan import PLANS, is_demo, is_managed, slots_of
+from roundhouse.gateway.models import Models
+from roundhouse.gateway.plan import is_demo, is_managed, slots_of, stored
+from roundhouse.gateway.ways import ways_of
 from roundhouse.providers.base import Endpoint, LLMProvider
 from roundhouse.providers.registry import create, known
+from roundhouse.providers.secrets import login_of
+from roundhouse.resources.learned import Learned
 from roundhouse.routing.breaker import BreakerPolicy
 from roundhouse.routing.replica import Replica
-from roundhouse.routing.target import Target, TokenLimits
+from roundhouse.routing.room import Room, RoomPolicy
+from roundhouse.routing.target import Check, Target, TokenLimits
+from roundhouse.routing.way import Way
 
-__all__ = ["build_targets", "capabilities_of", "connector", "notices", "provider_types"]
+__all__ = [
+    "build_room",
+    "build_target",
+    "build_targets",
+    "capabilities_of",
+    "connector",
+    "notices",
+    "provider_types",
+    "room_policy",
+]
 
 _ATTACHED_SLOTS = 64
 # The options by which a target declares its window.
@@ -34,12 +53,16 @@ def notices(settings: Settings) -> list[str]:
     for target in settings.targets:
         if is_demo(target):
             said.append(DEMO_NOTICE)
-        growing = target.replicas.max > max(1, target.replicas.min)
-        attached = not is_managed(target)
-        asked = {"replicas.max": growing, "ttl": attached and target.ttl_s is not None, "pin": attached and target.pin}
+        if is_managed(target):
+            continue
+        asked = {
+            "replicas": target.replicas.max > 1 or target.replicas.min > 1,
+            "ttl": target.ttl_s is not None,
+            "pin": target.pin,
+        }
         unheeded = [name for name, is_set in asked.items() if is_set]
         if unheeded:
-            said.append(f'target "{target.name}": {", ".join(unheeded)} has no effect in this version')
+            said.append(f'target "{target.name}" is run by someone else: {", ".join(unheeded)} has no effect')
     return list(dict.fromkeys(said))
 
 
@@ -48,29 +71,60 @@ def provider_types() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*TYPES, *known())))
 
 
-def build_targets(settings: Settings) -> list[Target]:
+def build_room(settings: Settings) -> Room:
+    """The memory that the models of `settings` share."""
+    return Room(room_policy(settings), learned=Learned(platformdirs.user_state_path("roundhouse") / "loads.json"))
+
+
+def room_policy(settings: Settings) -> RoomPolicy:
+    asked = settings.resources
+    cap_bytes = asked.memory_mib << 20 if asked.memory_mib else None
+    return RoomPolicy(asked.memory_fraction, cap_bytes, limit_s=settings.limits.load_s)
+
+
+def build_targets(settings: Settings, room: Room, spares: Spares) -> list[Target]:
     """One target per entry; raises `ConfigError` for an entry that no provider can serve."""
     one_at_a_time = asyncio.Lock()
-    return [_target(entry, settings, one_at_a_time) for entry in settings.targets]
+    return [build_target(entry, settings, room, spares, one_at_a_time) for entry in settings.targets]
 
 
-def _target(entry: TargetSettings, settings: Settings, one_at_a_time: asyncio.Lock) -> Target:
+def build_target(
+    entry: TargetSettings,
+    settings: Settings,
+    room: Room,
+    spares: Spares,
+    one_at_a_time: asyncio.Lock | None = None,
+    generation: int = 0,
+) -> Target:
+    """`generation` tells the engines of a changed entry from those that it had before."""
     limits = settings.limits
     managed = is_managed(entry)
     connect = connector(entry, limits, managed=managed)
-    count = max(1, entry.replicas.min) if managed else 1
+    least = max(1, entry.replicas.min) if managed else 1
+    count = max(least, entry.replicas.max) if managed else 1
+    base = f"{entry.name}@{generation}" if generation else entry.name
     replicas = []
     for number in range(count):
-        key = entry.name if count == 1 else f"{entry.name}#{number + 1}"
-        engine = _engine(entry, key, settings, one_at_a_time)
-        slots = slots_of(entry) if managed else _ATTACHED_SLOTS
-        ttl_s = None if entry.pin else entry.ttl_s
-        replicas.append(Replica(key, engine, connect, slots, _breaker(settings), ttl_s=ttl_s))
+        key = base if count == 1 else f"{base}#{number + 1}"
+        engine = _engine(entry, key, settings, room, spares, one_at_a_time or asyncio.Lock())
+        replicas.append(
+            Replica(
+                key,
+                engine,
+                connect,
+                slots_of(entry) if managed else _ATTACHED_SLOTS,
+                _breaker(settings),
+                ttl_s=entry.ttl_s,
+                pin=entry.pin,
+                plan=(lambda devices: _loading(entry, settings, devices)) if managed else None,
+                target=entry.name,
+            )
+        )
     return Target(
         entry.name,
         entry.model,
         replicas,
-        sampling=entry.sampling.over(DEMO_SAMPLING) if is_demo(entry) else entry.sampling,
+        sampling=entry.sampling.over(_recommended(entry, settings)),
         limits=TokenLimits(
             first_token_s=entry.timeout_s or limits.first_token_s,
             between_tokens_s=entry.timeout_s or limits.between_tokens_s,
@@ -80,7 +134,23 @@ def _target(entry: TargetSettings, settings: Settings, one_at_a_time: asyncio.Lo
         capabilities=capabilities_of(entry),
         window_tokens=next((int(entry.options[name]) for name in _WINDOWS if entry.options.get(name)), 0),
         family=Target.family_named(entry.family),
+        wanted=least,
+        check=Check(entry.check.prompt or Check().prompt, entry.check.expect),
     )
+
+
+def _recommended(entry: TargetSettings, settings: Settings) -> Sampling:
+    """An attached server has settings of its own for its models."""
+    if is_demo(entry):
+        return DEMO_SAMPLING
+    return Models(settings).recommended(entry.model) if is_managed(entry) else Sampling()
+
+
+def _loading(entry: TargetSettings, settings: Settings, devices: Sequence[DeviceFacts]) -> list[Way]:
+    """The ways to load it now; what lies in the store is not removed from now on."""
+    if not is_demo(entry) and (revision := stored(entry, settings)):
+        Models(settings).hold(revision)
+    return ways_of(entry, settings, devices)
 
 
 def _breaker(settings: Settings) -> BreakerPolicy:
@@ -98,13 +168,15 @@ def _breaker(settings: Settings) -> BreakerPolicy:
     )
 
 
-def _engine(entry: TargetSettings, key: str, settings: Settings, one_at_a_time: asyncio.Lock) -> Engine:
+def _engine(
+    entry: TargetSettings, key: str, settings: Settings, room: Room, spares: Spares, one_at_a_time: asyncio.Lock
+) -> Engine:
     """Attached where an endpoint is given, or the backend is never started by us."""
     if is_managed(entry):
-        plan = PLANS[entry.type]
         # vLLM measures the free memory as it starts: two that start together would measure each other.
         turn = one_at_a_time if entry.type == "vllm" else None
-        return Engine(key, lambda: plan(entry, settings).spawn, load_limit_s=settings.limits.load_s, turn=turn)
+        load_s = settings.limits.load_s
+        return Engine(key, lambda: room.lodging(key), load_limit_s=load_s, turn=turn, spares=spares)
     url = entry.endpoint or _URLS.get(entry.type, "")
     if not url:
         raise ConfigError(f'target "{entry.name}" needs an endpoint: the URL where it answers', source=settings.source)
@@ -126,14 +198,16 @@ def connector(entry: TargetSettings, limits: Limits, *, managed: bool) -> Callab
             headers[header] = options.pop(option)
 
     def connect(ready: Ready) -> LLMProvider:
+        url, login = login_of(ready.url)
         endpoint = Endpoint(
             target=entry.name,
-            url=ready.url,
+            url=url,
             model=entry.model,
             key=ready.key,
-            headers=headers,
+            headers={**headers, **login},
             options=options,
-            connect_s=limits.connect_s,
+            # An engine of ours is watched: it lives, or we know that it died. One that accepts late is only overrun.
+            connect_s=max(limits.connect_s, limits.first_token_s) if managed else limits.connect_s,
         )
         return create(entry.type, endpoint)
 

@@ -10,9 +10,12 @@ from typing import Any
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.errors import Error
 from roundhouse.engines.process import Ready
-from roundhouse.gateway.build import connector
+from roundhouse.gateway.build import connector, room_policy
 from roundhouse.gateway.defaults import with_default_route
-from roundhouse.gateway.plan import PLANS, is_managed
+from roundhouse.gateway.plan import is_managed
+from roundhouse.gateway.ways import ways_of
+from roundhouse.resources import hardware
+from roundhouse.resources.placement import room_in
 
 __all__ = ["TargetCheck", "check_targets"]
 
@@ -57,8 +60,16 @@ async def _look(entry: TargetSettings, settings: Settings) -> tuple[bool, str]:
 async def _plan(entry: TargetSettings, settings: Settings) -> tuple[bool, str]:
     if not is_managed(entry):
         return False, "needs an endpoint"
-    plan = await asyncio.to_thread(PLANS[entry.type], entry, settings)
-    if plan.estimate is None:
+    devices = await asyncio.to_thread(hardware.devices)
+    best = (await asyncio.to_thread(ways_of, entry, settings, devices))[0]
+    if not best.option.needs:
         return True, "is started when it is needed; how much memory it takes is not known before"
+    free = {one.place: one.free_bytes for one in devices}
+    room = room_in(free, {}, {}, fraction=settings.resources.memory_fraction, cap=room_policy(settings).cap_bytes)
+    fits = all(size <= room.get(name, 0) for name, size in best.option.needs.items())
     gib = 1 << 30
-    return True, f"fits: needs {plan.estimate.total / gib:.2f} GiB, {plan.free_bytes / gib:.2f} GiB may be used"
+    said = ", ".join(
+        f"needs {size / gib:.2f} GiB on {name}, {room.get(name, 0) / gib:.2f} GiB may be used"
+        for name, size in best.option.needs.items()
+    )
+    return fits, ("fits: " if fits else "does not fit: ") + said

@@ -17,7 +17,8 @@ DEMO_SAMPLING = Sampling(temperature=0.0)
 DEMO_OPTIONS = {"n_threads": 1}
 DEMO_NOTICE = (
     "the built-in demo model answers: a toy of 5 million parameters that can only quote its context. For real use "
-    "start Ollama and run `ollama pull mistral:7b`, or name a model in config/llm_config.yaml"
+    "run `roundhouse models pull mistral-7b-instruct` or, with Ollama, `ollama pull mistral:7b`, or name a model in "
+    "config/llm_config.yaml"
 )
 
 

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
-import uuid
-from collections.abc import Callable, Mapping
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from roundhouse.config import Settings
 from roundhouse.core.chat import Answer, ChatRequest, collect
-from roundhouse.core.errors import ContextTooLong, InvalidRequest, ModelNotFound, TemplateError
+from roundhouse.core.errors import ConfigError, Error, InvalidRequest, ModelNotFound, TemplateError, Unsupported
 from roundhouse.core.report import Report
-from roundhouse.gateway.build import build_targets, notices
+from roundhouse.gateway.build import notices
+from roundhouse.gateway.cards import Card, Cards
 from roundhouse.gateway.defaults import with_default_route
-from roundhouse.prompts.builtin import BUILTIN
-from roundhouse.prompts.fit import Fitted, fit
-from roundhouse.prompts.template import Template
-from roundhouse.providers.base import CountsTokens, LLMProvider
+from roundhouse.gateway.embeddings import Vectors
+from roundhouse.gateway.exporting import backends_of, export_of, is_wanted
+from roundhouse.gateway.house import House
+from roundhouse.gateway.keeping import history_policy
+from roundhouse.gateway.reload import Reloaded
+from roundhouse.gateway.spoken import overheard
+from roundhouse.gateway.standings import Standings
+from roundhouse.gateway.trials import CALLERS_OWN, Caller, Trials, designs_of, state_path
+from roundhouse.gateway.wordings import Read, catalog_of, read_by, with_prompt, within_window
+from roundhouse.history.recorder import Recorder
+from roundhouse.prompts.catalog import Catalog
+from roundhouse.prompts.prompt import Prepared
+from roundhouse.providers.base import CountsTokens, LLMProvider, Pulls
 from roundhouse.routing.manager import Manager, Reply
-from roundhouse.routing.run import Policy, Tiers
+from roundhouse.routing.route import Route
+from roundhouse.routing.turntable import Order, Switch
+from roundhouse.telemetry.events import Tell
+from roundhouse.telemetry.log import Log
+from roundhouse.telemetry.prometheus import Meter
+
+if TYPE_CHECKING:
+    from roundhouse.telemetry.otlp.export import Export
 
 __all__ = ["Gateway", "Reported"]
 
 DEFAULT_ROUTE = "default"
-# Tokens left free for the answer when a document is fitted into a window and no max_tokens says otherwise.
-_ANSWER_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +61,43 @@ class Gateway:
     """Use as an async context manager; all calls belong to the event loop that entered it.
 
     Engines start when they are first needed. Raises `ConfigError` on building from settings that cannot be served.
+    `reread` gives the settings as they are now, for `reload`. `keeps_history`: write what each request took to the
+    file that the settings name. `exports`: tell a collector of OpenTelemetry of each request, if there is one. `log` is
+    told of each request.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        reread: Callable[[], Settings] | None = None,
+        *,
+        keeps_history: bool = False,
+        exports: bool = False,
+        log: Log | None = None,
+    ) -> None:
         self._settings = settings
-        self._manager: Manager | None = None
-        self._templates = _templates(settings)
-        self._tiers: Mapping[str, Tiers] = {}
+        self._house: House | None = None
+        self._cards = Cards(settings)
+        self._reread = reread
+        self._catalog = catalog_of(settings)
+        self._designs = designs_of(settings, self._catalog)
+        self._trials: Trials | None = None
+        self._keeps_history = keeps_history
+        self._history: Recorder | None = None
+        self._exports = exports and is_wanted(settings)
+        self._export: Export | None = None
+        self._log = log
+        self._standings: Standings | None = None
+        self._prepare: list[Callable[[Settings], Callable[[], None]]] = []
 
     async def __aenter__(self) -> Gateway:
-        if self._manager is None:
+        if self._house is None:
             self._settings = await with_default_route(self._settings)
-            limits = self._settings.limits
-            policy = Policy(
-                total_s=limits.total_s, queue=limits.queue, attempts=limits.attempts, hedge_s=limits.hedge_s
-            )
-            self._manager = Manager(build_targets(self._settings), policy)
-            self._tiers = _tiers(self._settings)
+            self._house = House(self._settings, *self._listeners())
+            if self._export is not None:
+                self._house.meter.registry.register(self._export)
+            self._cards = Cards(self._settings)
+            self._open_trials()
         return self
 
     async def __aexit__(
@@ -68,9 +107,18 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Stop what was started."""
-        manager, self._manager = self._manager, None
-        if manager is not None:
-            await manager.aclose()
+        trials, self._trials = self._trials, None
+        if trials is not None:
+            await trials.aclose()
+        house, self._house = self._house, None
+        if house is not None:
+            await house.aclose()
+        history, self._history = self._history, None
+        if history is not None:
+            await asyncio.to_thread(history.close)
+        export, self._export = self._export, None
+        if export is not None:
+            await asyncio.to_thread(export.close)
 
     @property
     def notices(self) -> list[str]:
@@ -79,23 +127,163 @@ class Gateway:
 
     def names(self) -> Mapping[str, tuple[str, ...]]:
         """Every name that a request may put into `model`, with the targets behind it in order."""
-        return {name: tuple(one for tier in tiers for one in tier) for name, tiers in self._tiers.items()}
+        return {name: route.targets for name, route in self._open_manager.routes.items()}
+
+    def targets_of(self, name: str) -> tuple[str, ...]:
+        """The targets behind a name, in order. Raises `ModelNotFound`."""
+        return self._route(name).targets
+
+    async def card(self, name: str) -> Card:
+        """What can be told of a name. Raises `ModelNotFound`."""
+        return await self._cards.of(name, self.targets_of(name))
+
+    async def cards(self, wanted: Callable[[str], bool]) -> list[Card]:
+        """The cards of all names that are `wanted`."""
+        return [await self._cards.of(name, targets) for name, targets in self.names().items() if wanted(name)]
+
+    async def puller(self, name: str) -> Pulls:
+        """The client of a target, by its name or its model's, whose backend downloads models by itself.
+
+        Raises `ModelNotFound` for a name that the configuration does not know, `Unsupported` for another backend.
+        """
+        named = next((one.name for one in self._settings.targets if one.model == name), name)
+        async with self._open_manager.using(self._route(named)) as (_, client):
+            if not isinstance(client, Pulls):
+                raise Unsupported(f'"{name}" is not run by an Ollama, which alone downloads by itself', feature="pull")
+            return client
 
     def decisions(self, request_id: str) -> Report | None:
         """What was decided for one of the last requests, and why."""
         return self._open_manager.decisions(request_id)
 
+    def recent(self, count: int) -> list[Report]:
+        """The last requests, the newest first."""
+        return self._open_manager.recent(count)
+
     def state(self) -> Mapping[str, Any]:
         """Every replica as it stands, and how many requests run and wait."""
         return self._open_manager.state()
 
-    def stream(self, request: ChatRequest) -> Reply:
+    def metrics(self) -> bytes:
+        """Everything counted so far, in Prometheus' text format."""
+        return self._open_house.meter.exposition()
+
+    @property
+    def meter(self) -> Meter:
+        """The same numbers in short."""
+        return self._open_house.meter
+
+    def switch(self, route: str, target: str, order: Order | None = None) -> Switch:
+        """Begin to have `target` serve `route` in place of its first targets, with no request lost (docs/switch.md).
+
+        Raises `ModelNotFound` or `InvalidRequest`. What goes wrong later is said by the switch, and undone.
+        """
+        return self._open_manager.turntable.switch(route, target, order or Order())
+
+    def switch_under(self, number: str) -> Switch | None:
+        """One of the last switches, by its id."""
+        return self._open_manager.turntable.switches.get(number)
+
+    async def load(self, target: str) -> None:
+        """Have a target's engines ready before anyone asks. Raises `ModelNotFound` and what keeps one from starting."""
+        await self._open_manager.load(target)
+
+    async def unload(self, target: str, limit_s: float | None = None) -> bool:
+        """Stop a target's engines once they are idle; False if they stayed busy for `limit_s`."""
+        return await self._open_manager.unload(target, limit_s)
+
+    def before_reload(self, prepare: Callable[[Settings], Callable[[], None]]) -> None:
+        """For what else is built from settings: `prepare` is given the new ones before anything changes, and may raise
+        `ConfigError`; what it returns is called when everything else has changed.
+        """
+        self._prepare.append(prepare)
+
+    def reload(self) -> Reloaded:
+        """Read the configuration again and serve by it. Raises `ConfigError`, and then nothing has changed."""
+        if self._reread is None:
+            raise InvalidRequest("this house was built from values, there is no file to read again", param="")
+        new = self._reread()
+        if not new.targets:
+            raise ConfigError("the configuration has no targets any more", source=new.source)
+        catalog = catalog_of(new)
+        designs = designs_of(new, catalog)
+        prepared = [prepare(new) for prepare in self._prepare]
+        done = self._open_house.reload(new)
+        for apply in prepared:
+            apply()
+        self._cards = Cards(new)
+        self._settings, self._catalog, self._designs = new, catalog, designs
+        if self._history is not None:
+            self._history.policy = history_policy(new)
+        if self._export is not None:
+            self._export.backends = backends_of(new)
+        if self._trials is None:
+            self._open_trials()
+        else:
+            self._trials.designs = designs
+        if self._standings is not None:
+            self._standings.designs = designs
+        return done
+
+    async def converse(
+        self, request: ChatRequest, *, prompt: str = "", variables: Mapping[str, Any] | None = None, caller: Caller
+    ) -> Reply:
+        """As `stream`, for an outside caller: with a prompt by name, and in the arm of an experiment that concerns it.
+
+        Raises what `prompted` and `within_window` raise.
+        """
+        request_id, values = _new_id(), dict(variables or {})
+        if self._export is not None:
+            request = structs.replace(request, trace=self._export.begin(caller.headers))
+        enrolled = None
+        if self._trials is not None:
+            enrolled = self._trials.enrol(request, prompt, caller, _size(request, values), request_id)
+        if enrolled is not None:
+            request = enrolled.request
+            if enrolled.prompt != prompt:
+                prompt = enrolled.prompt
+                values = {name: value for name, value in values.items() if name in self._catalog.find(prompt).variables}
+        cut: tuple[str, ...] = ()
+        try:
+            if prompt:
+                request, cut = await self.within_window(self.prompted(prompt, values, request))
+        except Error as error:
+            if enrolled is not None and self._trials is not None and not isinstance(error, CALLERS_OWN):
+                self._trials.fail(enrolled)
+            raise
+        reply = self.stream(request, request_id)
+        reply.report.warnings += cut
+        return reply if enrolled is None or self._trials is None else self._trials.watch(reply, enrolled)
+
+    def feedback(self, request_id: str, metric: str, value: float) -> list[str]:
+        """Tell what came of an answer; gives the experiments that it was in. Raises `InvalidRequest` if it was in none.
+
+        Blocks for the time of a small write.
+        """
+        if self._trials is None:
+            raise InvalidRequest("there are no experiments in the configuration", param="id")
+        return self._trials.feedback(request_id, metric, value)
+
+    async def experiments(self) -> list[dict[str, Any]]:
+        """Every experiment of the configuration, and what its data allow to say, as plain values."""
+        return [] if self._standings is None else await asyncio.to_thread(self._standings.all)
+
+    async def course(self, experiment: str) -> list[dict[str, Any]]:
+        """Its intervals at past times and now. Raises `InvalidRequest` for an unknown name."""
+        if self._standings is None:
+            raise InvalidRequest("there are no experiments in the configuration", param="name")
+        return await asyncio.to_thread(self._standings.course, experiment, time.time())
+
+    def stream(self, request: ChatRequest, request_id: str = "") -> Reply:
         """The answer as it comes. Raises `ModelNotFound` for an unknown name; other errors come from the stream."""
-        if not request.messages:
+        if not request.messages and request.wording is None:
             raise InvalidRequest("there are no messages; send at least one", param="messages")
-        candidates = self._candidates(request.model)
-        report = Report(request_id=uuid.uuid4().hex, route=request.model or DEFAULT_ROUTE)
-        return self._open_manager.stream(request, candidates, report)
+        route = self._route(request.model)
+        if self._export is not None and request.trace is None:
+            request = structs.replace(request, trace=self._export.begin())
+        reply = self._open_manager.stream(request, route, self._report(request, route, request_id))
+        tells = [one.content for one in (self._log, self._export) if one is not None and one.wants_content]
+        return overheard(reply, request, tells) if tells else reply
 
     async def generate(self, request: ChatRequest) -> Reported:
         """The whole answer."""
@@ -104,18 +292,76 @@ class Gateway:
             answer = collect([chunk async for chunk in chunks])
         return Reported(answer, reply.report)
 
+    async def generate_batch(self, requests: Sequence[ChatRequest], *, at_once: int = 0) -> list[Reported | Error]:
+        """All answers in the order of the requests; one that fails is its error, and the others go on.
+
+        At most `at_once` are under way at the same time; 0 = as many as may run and wait here.
+        """
+        gate = asyncio.Semaphore(at_once or max(1, self._settings.limits.queue // 2))
+
+        async def one(request: ChatRequest) -> Reported | Error:
+            async with gate:
+                try:
+                    return await self.generate(request)
+                except Error as error:
+                    return error
+
+        return list(await asyncio.gather(*(one(request) for request in requests)))
+
+    async def embed(self, texts: Sequence[str], model: str = "") -> Vectors:
+        """One vector for each text; calls that come at the same time reach the backend as one."""
+        if not texts:
+            raise InvalidRequest("there are no texts; send at least one", param="input")
+        return await self._open_house.embeddings.embed(self._route(model), texts)
+
+    def model_of(self, target: str) -> str:
+        """The model of a target, as its backend calls it."""
+        return self._open_manager.targets[target].model
+
+    async def count_tokens(self, request: ChatRequest) -> int:
+        """Prompt tokens of `request` in the model that would answer it. Raises `Unsupported` where nobody can count."""
+        async with self._open_manager.using(self._route(request.model)) as (_, client):
+            if not isinstance(client, CountsTokens):
+                raise Unsupported("the backend of this model cannot count tokens", feature="count_tokens")
+            return await client.acount_tokens(request)
+
+    async def wake(self, model: str) -> None:
+        """Make an engine of the first candidate of `model` ready, for whoever will ask it."""
+        await self._open_manager.reach(self._route(model))
+
     async def client(self, model: str = "") -> LLMProvider:
         """The client of the first candidate of `model` that can be made ready, for what is no chat."""
-        _, client = await self._open_manager.reach(self._candidates(model))
+        _, client = await self._open_manager.reach(self._route(model))
         return client
 
-    def template(self, name: str) -> Template:
-        """A prompt by name: the configuration's own, else one that comes with the house."""
-        try:
-            return self._templates[name]
-        except KeyError:
-            known = ", ".join(sorted(self._templates))
-            raise TemplateError(f'there is no prompt "{name}"; there are {known}', template=name) from None
+    @property
+    def catalog(self) -> Catalog:
+        """All prompts: those of the house, of the user's folder, of the configuration."""
+        return self._catalog
+
+    def prompted(self, name: str, variables: Mapping[str, Any], request: ChatRequest) -> ChatRequest:
+        """`request` with a prompt before its own messages, worded by whichever target answers.
+
+        Raises `TemplateError` for an unknown prompt or what is wrong with its variables.
+        """
+        return with_prompt(self._catalog, name, variables, request)
+
+    async def within_window(self, request: ChatRequest) -> tuple[ChatRequest, tuple[str, ...]]:
+        """`request` with the values of its prompt that may be cut fitted into the window of its first candidate.
+
+        Gives what was cut, in words. Raises `ContextTooLong` if even that is too much.
+        """
+        if not isinstance(request.wording, Prepared):
+            return request, ()
+        target, client = await self._open_manager.reach(self._route(request.model))
+        prepared, notes = await within_window(request.wording, request, target, client)
+        return structs.replace(request, wording=prepared), notes
+
+    async def read(self, request: ChatRequest) -> Read:
+        """`request` as the first candidate of its model would read it, fitted into its window; nothing is generated."""
+        request, cut = await self.within_window(request)
+        read = await read_by(*await self._open_manager.reach(self._route(request.model)), request)
+        return replace(read, notes=(*cut, *read.notes))
 
     async def question(self, question: str, document: str, *, prompt: str, model: str = "") -> tuple[ChatRequest, str]:
         """A request that asks `question` about `document`, cut to the window by whole paragraphs if need be.
@@ -126,69 +372,72 @@ class Gateway:
             raise InvalidRequest("the question is empty; ask something", param="question")
         if not document:
             return ChatRequest.of(question, model=model), ""
-        template = self.template(prompt)
-        if unknown := set(template.variables) - {"question", "context"}:
-            name = sorted(unknown)[0]
+        found = self._catalog.find(prompt)
+        values = {"question": question, "context": document}
+        if unknown := [n for n, one in found.variables.items() if n not in values and one.default is None]:
             raise TemplateError(
-                f'prompt "{prompt}" wants "{name}", which a question does not have; it may use question and context',
+                f'prompt "{prompt}" wants "{unknown[0]}", which a question does not have; it may use question and '
+                "context",
                 template=prompt,
-                variable=name,
+                variable=unknown[0],
             )
-
-        def request_with(context: str) -> ChatRequest:
-            values = {"question": question, "context": context}
-            text = template.render({name: values[name] for name in template.variables}).text
-            return ChatRequest.of(text, model=model)
-
-        fitted = await self._fit(document, question, model, request_with)
-        cut = f"of {fitted.total} paragraphs, the {fitted.kept} closest to the question fit its window"
-        return request_with(fitted.text), cut if fitted.cut else ""
-
-    async def _fit(
-        self, document: str, question: str, model: str, request_with: Callable[[str], ChatRequest]
-    ) -> Fitted:
-        """Fitted to the first candidate's window, if that backend can count tokens; else left whole."""
-        target, client = await self._open_manager.reach(self._candidates(model))
-        if not isinstance(client, CountsTokens):
-            return Fitted(document, 1, 1)
-        window = await client.awindow_tokens()
-        reserve = min(target.sampling.max_tokens or _ANSWER_TOKENS, window // 4)
-
-        async def count(context: str) -> int:
-            return await client.acount_tokens(request_with(context))
-
-        fitted = await fit(document, question, window - reserve, count)
-        if not fitted.kept:
-            raise ContextTooLong(
-                f"not even one paragraph of the document fits the window of {window} tokens beside the question; "
-                "use a target with a larger n_ctx",
-                limit_tokens=window,
-                target=target.name,
-            )
-        return fitted
+        used = {name: value for name, value in values.items() if name in found.variables}
+        request, notes = await self.within_window(self.prompted(prompt, used, ChatRequest((), model=model)))
+        return request, "; ".join(notes)
 
     @property
     def _open_manager(self) -> Manager:
-        if self._manager is None:
-            raise RuntimeError("the gateway is not open; use it as `async with Gateway(...)`")
-        return self._manager
+        return self._open_house.manager
 
-    def _candidates(self, name: str) -> Tiers:
-        names = self._tiers
-        found = names.get(name or DEFAULT_ROUTE)
+    @property
+    def _open_house(self) -> House:
+        if self._house is None:
+            raise RuntimeError("the gateway is not open; use it as `async with Gateway(...)`")
+        return self._house
+
+    def _listeners(self) -> Iterator[Tell]:
+        if self._keeps_history:
+            self._history = Recorder(history_policy(self._settings))
+            yield self._history.record
+        if self._exports:
+            self._export = export_of(self._settings)
+            yield self._export.record
+        if self._log is not None:
+            yield self._log.request
+
+    def _open_trials(self) -> None:
+        """Only a house with experiments has a file of them."""
+        if self._designs:
+            self._trials = Trials(self._designs, state_path(), self._first_target)
+            self._standings = Standings(self._designs, state_path())
+            self._trials.start()
+
+    def _first_target(self, route: str) -> tuple[str, str]:
+        target = self._open_manager.targets[self._route(route).targets[0]]
+        return target.name, target.model
+
+    def _report(self, request: ChatRequest, route: Route, request_id: str) -> Report:
+        report = Report(request_id=request_id or _new_id(), route=route.name)
+        if isinstance(request.wording, Prepared):
+            report.prompt = f"{request.wording.prompt.name}@{request.wording.version}"
+        return report
+
+    def _route(self, name: str) -> Route:
+        routes = self._open_manager.routes
+        found = routes.get(name or DEFAULT_ROUTE)
         if found is None:
-            near = difflib.get_close_matches(name, names, n=1)
-            said = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-            raise ModelNotFound(f'there is no route or target "{name}"; {said}', model=name, known=tuple(names))
+            near = difflib.get_close_matches(name, routes, n=1)
+            said = f"did you mean {near[0]}?" if near else f"there are {', '.join(routes)}"
+            raise ModelNotFound(f'there is no route or target "{name}"; {said}', model=name, known=tuple(routes))
         return found
 
 
-def _templates(settings: Settings) -> Mapping[str, Template]:
-    sources = {**BUILTIN, **settings.prompt_templates}
-    return {name: Template.parse(source, name) for name, source in sources.items()}
+def _new_id() -> str:
+    """As hard to guess as a UUID: whoever knows it may tell what came of the answer."""
+    return os.urandom(16).hex()
 
 
-def _tiers(settings: Settings) -> Mapping[str, Tiers]:
-    """Every route and every target by name; `a|b` in a route are equals."""
-    routes = {name: tuple(tuple(entry.split("|")) for entry in entries) for name, entries in settings.routes.items()}
-    return {**routes, **{target.name: ((target.name,),) for target in settings.targets}}
+def _size(request: ChatRequest, values: Mapping[str, Any]) -> int:
+    """Characters of what was asked."""
+    said = sum(len(message.content) for message in request.messages)
+    return said + sum(len(value) for value in values.values() if isinstance(value, str))

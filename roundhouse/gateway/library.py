@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from roundhouse.config import Settings, load, load_mapping
-from roundhouse.core.chat import Answer, ChatRequest, Chunk, Chunks
-from roundhouse.core.errors import AllProvidersFailed, Attempt, Error, TemplateError
+from msgspec.structs import replace
+
+from roundhouse.config import Settings, TargetSettings, load, load_mapping
+from roundhouse.core.chat import Answer, ChatRequest, Chunk, Chunks, Message
+from roundhouse.core.errors import AllProvidersFailed, Attempt, Error
 from roundhouse.core.model import Capabilities, Health
 from roundhouse.gateway.build import capabilities_of, provider_types
 from roundhouse.gateway.gateway import Gateway
-from roundhouse.prompts.builtin import BUILTIN
+from roundhouse.prompts.builtin import builtin
+from roundhouse.prompts.catalog import from_texts
+from roundhouse.prompts.prompt import Wording
+from roundhouse.prompts.shelf import open_shelf
 from roundhouse.prompts.template import Template
 from roundhouse.providers import blocking
 from roundhouse.providers.base import AsyncProvider, LLMProvider, as_request, gather
@@ -37,8 +42,8 @@ __all__ = [
 class _Opened:
     """A gateway that opens on first use, in the event loop that uses it, and stays with it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._gateway = Gateway(settings)
+    def __init__(self, settings: Settings, reread: Callable[[], Settings] | None = None) -> None:
+        self._gateway = Gateway(settings, reread, exports=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[Gateway] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -98,7 +103,7 @@ class _SingleTarget(AsyncProvider):
             yield chunk
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
-        return await (await self._client()).aembed(texts)
+        return (await (await self._opened.get()).embed(texts)).vectors
 
     async def aload(self) -> None:
         """Make the engine ready now rather than at the first request."""
@@ -197,6 +202,13 @@ class LLMManager:
         """The whole answer with usage, timings and finish reason. Raises as `generate_answer` does."""
         return blocking.call(self.agenerate(request))
 
+    def generate_batch(self, prompts: Sequence[str], *, model: str = "", at_once: int = 0) -> list[str]:
+        """The answers in the order of the prompts, computed together as far as the backends can.
+
+        Raises the error of the first prompt that got no answer, after all the others have ended.
+        """
+        return blocking.call(self.agenerate_batch(prompts, model=model, at_once=at_once))
+
     def stream(self, request: ChatRequest | str) -> Iterator[Chunk]:
         """The answer piece by piece; closing the iterator cancels it."""
         return blocking.iterate(self.astream(as_request(request)))
@@ -207,6 +219,15 @@ class LLMManager:
 
     async def agenerate_answer(self, prompt: str, *, model: str = "") -> str:
         return (await self.agenerate(ChatRequest.of(prompt, model=model))).text
+
+    async def agenerate_batch(self, prompts: Sequence[str], *, model: str = "", at_once: int = 0) -> list[str]:
+        gateway = await self._opened.get()
+        requests = [ChatRequest.of(prompt, model=model) for prompt in prompts]
+        done = await gateway.generate_batch(requests, at_once=at_once)
+        for one in done:
+            if isinstance(one, Error):
+                raise one
+        return [one.answer.text for one in done if not isinstance(one, Error)]
 
     async def agenerate(self, request: ChatRequest | str) -> Answer:
         return await gather(self.astream(as_request(request)))
@@ -230,41 +251,113 @@ class LLMManager:
         await self._opened.aclose()
 
 
-class ModelResourceManager:
-    """Loads models ahead of their first request, within the memory that is free, each once."""
+class _Loaded(AsyncProvider):
+    """One of the models that a `ModelResourceManager` holds; loaded again if it had to make room meanwhile."""
 
-    def __init__(self) -> None:
-        self._loaded: dict[tuple[str, str], LLMProvider] = {}
+    def __init__(self, opened: _Opened, entry: TargetSettings) -> None:
+        self._opened = opened
+        self.entry = entry
+
+    def __repr__(self) -> str:
+        return f"<{self.entry.type} {self.entry.model!r}>"
+
+    async def astream(self, request: ChatRequest) -> Chunks:
+        gateway = await self._opened.get()
+        async for chunk in gateway.stream(replace(request, model=self.entry.name)).chunks:
+            yield chunk
+
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+        return (await (await self._opened.get()).embed(texts, self.entry.name)).vectors
+
+    async def ahealth(self) -> Health:
+        try:
+            return await (await (await self._opened.get()).client(self.entry.name)).ahealth()
+        except Error as error:
+            return Health(alive=False, detail=str(error))
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the backend's client can do; nothing is contacted."""
+        return capabilities_of(self.entry)
+
+
+class ModelResourceManager:
+    """Models that share this machine's memory: each is loaded once, and an idle one makes room for another.
+
+    `resources` are the keys of that section of a configuration, such as `{"memory_mib": 8192}`.
+    """
+
+    def __init__(self, resources: Mapping[str, Any] | None = None) -> None:
+        self._resources = dict(resources or {})
+        self._entries: dict[tuple[str, str], dict[str, Any]] = {}
+        self._providers: dict[tuple[str, str], _Loaded] = {}
+        self._opened: _Opened | None = None
 
     def load_model(self, provider_type: str, model_name: str, config: Mapping[str, Any] | None = None) -> LLMProvider:
         """A provider whose engine is ready; the same one if it was loaded before.
 
+        Idle models are unloaded if there is no room otherwise; their providers load them again when they are asked.
         Raises `ValueError` for an unknown type, `NoFit` if there is no room, or what kept the engine from starting.
         """
         key = (provider_type, model_name)
-        known_provider = self._loaded.get(key)
-        provider = known_provider or LLMProviderFactory.create_provider(provider_type, model_name, config)
-        if isinstance(provider, _SingleTarget):
-            try:
-                blocking.call(provider.aload())
-            except BaseException:
-                if known_provider is None:
-                    provider.close()
-                raise
-        self._loaded[key] = provider
-        return provider
+        is_new = key not in self._providers
+        if is_new:
+            LLMProviderFactory.create_provider(provider_type, model_name, config)  # says what is wrong with it
+            self._entries[key] = {**(config or {}), "type": provider_type, "model": model_name, "name": _joined(key)}
+        try:
+            blocking.call(self._load(key))
+        except BaseException:
+            if is_new:
+                del self._entries[key]
+                blocking.call(self._drop(key))
+            raise
+        return self._providers[key]
 
     def unload_model(self, provider_type: str, model_name: str) -> bool:
-        """Stop it and give its memory back; False if it was not loaded."""
-        provider = self._loaded.pop((provider_type, model_name), None)
-        if provider is None:
+        """Let it finish, stop it and give its memory back; False if it was not loaded."""
+        key = (provider_type, model_name)
+        if self._entries.pop(key, None) is None:
             return False
-        provider.close()
+        blocking.call(self._drop(key))
         return True
 
     def loaded_models(self) -> list[tuple[str, str]]:
-        """(provider type, model name) of what is loaded, in the order of loading."""
-        return list(self._loaded)
+        """(provider type, model name) of what was loaded and not unloaded, in the order of loading."""
+        return list(self._providers)
+
+    async def _load(self, key: tuple[str, str]) -> None:
+        settings = self._settings()
+        if self._opened is None:
+            self._opened = _Opened(settings, self._settings)
+            blocking.close_with(self, self._opened)
+        gateway = await self._opened.get()
+        if key not in self._providers:
+            gateway.reload()
+            entry = next(entry for entry in settings.targets if entry.name == _joined(key))
+            self._providers[key] = _Loaded(self._opened, entry)
+        await gateway.load(_joined(key))
+
+    async def _drop(self, key: tuple[str, str]) -> None:
+        self._providers.pop(key, None)
+        if self._opened is None:
+            return
+        gateway = await self._opened.get()
+        await gateway.unload(_joined(key))
+        if self._entries:
+            gateway.reload()
+        else:
+            opened, self._opened = self._opened, None
+            await opened.aclose()
+
+    def _settings(self) -> Settings:
+        llm = {"providers": list(self._entries.values())}
+        return load_mapping(
+            {"llm": llm, "resources": self._resources}, source=type(self).__name__, types=provider_types()
+        )
+
+
+def _joined(key: tuple[str, str]) -> str:
+    return " ".join(key)
 
 
 class PromptTemplate:
@@ -280,30 +373,37 @@ class PromptTemplate:
 
     def format(self, **variables: Any) -> str:
         """The text with `variables` in place; numbers are written as Python writes them."""
-        return self._parsed.render({name: _as_text(value) for name, value in variables.items()}).text
+        return self._parsed.render(variables).text
 
 
 class PromptManager:
-    """Prompts by use case: the built-in ones, and those given, whose names win.
+    """Prompts by use case: the built-in ones, those of a `folder` of files, and those given, which win over both.
 
-    A name `use_case_model_type` is a variant for one family of models.
+    A name `use_case_model_type`, or a mapping by family, is a wording for one family of models.
     """
 
-    def __init__(self, templates: Mapping[str, str] | None = None) -> None:
-        self._templates = {name: Template.parse(text, name) for name, text in {**BUILTIN, **(templates or {})}.items()}
+    def __init__(
+        self,
+        templates: Mapping[str, str | Mapping[str, str]] | None = None,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        earlier = builtin() if folder is None else open_shelf(Path(folder)).over(builtin())
+        self._catalog = from_texts(templates or {}, "PromptManager", earlier)
 
     def get_prompt(self, use_case: str, model_type: str = "default", **variables: Any) -> str:
-        """The rendered prompt of `use_case` for `model_type`, or its default variant. Raises `TemplateError`."""
-        names = (f"{use_case}_{model_type}", f"{use_case}_default", use_case)
-        found = next((self._templates[name] for name in names if name in self._templates), None)
-        if found is None:
-            known = ", ".join(sorted(self._templates))
-            raise TemplateError(f'there is no prompt "{use_case}"; there are {known}', template=use_case)
-        return found.render({name: _as_text(value) for name, value in variables.items()}).text
+        """The prompt of `use_case` for `model_type` as one text: its own wording, its family's, or the default one.
 
+        `use_case` may carry a label or version: `rag_query@production`. Raises `TemplateError`.
+        """
+        return self._worded(use_case, model_type, variables).text
 
-def _as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    def get_messages(self, use_case: str, model_type: str = "default", **variables: Any) -> tuple[Message, ...]:
+        """The same with its turns apart: system text and examples as messages of their own."""
+        return self._worded(use_case, model_type, variables).messages
+
+    def _worded(self, use_case: str, model_type: str, variables: Mapping[str, Any]) -> Wording:
+        prompt, _, family = self._catalog.choose(use_case, model_type)
+        return prompt.prepare(variables).wording(family, model_type)
 
 
 def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None) -> Settings:

@@ -1,20 +1,23 @@
-"""Prompts that come with the house; a template of the same name in the configuration takes the place of one."""
+"""Prompts that come with the house, as files beside this one: `wordings/`.
+
+A prompt of the same name in the user's folder or configuration takes the place of one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
 
-__all__ = ["BUILTIN", "REFUSAL"]
+from roundhouse.prompts.catalog import Catalog
+from roundhouse.prompts.files import read_folder
+
+__all__ = ["REFUSAL", "builtin"]
 
 REFUSAL = "I don't have enough information to answer this question."
 
-BUILTIN: Mapping[str, str] = {
-    "rag_query": (
-        "Context: {context}\n\n"
-        "Question: {question}\n\n"
-        "Answer based on the context above. If the context doesn't contain \n"
-        f'relevant information, say "{REFUSAL}"\n\n'
-        "Answer:"
-    ),
-    "summarization": "Summarize the following text in 2-3 sentences:\n\n{text}",
-}
+
+@cache
+def builtin() -> Catalog:
+    """Read once."""
+    return Catalog(read_folder(Path(str(files("roundhouse.prompts") / "wordings"))))

@@ -1,6 +1,7 @@
-"""Which parts of a long document go into a prompt. Pure but for the counting, which the caller's backend does.
+"""Which parts of a long value go into a prompt. Pure but for the counting, which the caller's backend does.
 
-Whole paragraphs are kept, those that share the question's rarer words first, and told in the document's own order.
+Of a document whole paragraphs are kept, those that share the question's rarer words first, and told in the document's
+own order; of another text as much of its beginning or its end as there is room for.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-__all__ = ["Fitted", "fit", "rank", "split"]
+__all__ = ["Fitted", "fit", "rank", "split", "trim"]
 
 _WORD = re.compile(r"\w+")
 _BLANK_LINES = re.compile(r"\n\s*\n")
@@ -85,3 +86,29 @@ async def fit(text: str, question: str, budget_tokens: int, count: Callable[[str
         else:
             fails = middle
     return Fitted(chosen(fits), fits, len(parts))
+
+
+async def trim(text: str, budget_tokens: int, count: Callable[[str], Awaitable[int]], *, from_start: bool) -> Fitted:
+    """As much of `text` as `count` puts within `budget_tokens`, cut between words; `from_start`: its beginning goes.
+
+    `kept` and `total` are characters.
+    """
+    most = min(len(text), budget_tokens * _MOST_CHARACTERS_PER_TOKEN)
+    if most == len(text) and await count(text) <= budget_tokens:
+        return Fitted(text, len(text), len(text))
+
+    def kept(characters: int) -> str:
+        whole = text[len(text) - characters :] if from_start else text[:characters]
+        if characters == len(text):
+            return whole
+        parted = whole.split(maxsplit=1) if from_start else whole.rsplit(maxsplit=1)
+        return parted[-1 if from_start else 0] if len(parted) == 2 else ""
+
+    fits, fails = 0, most + 1
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        if await count(kept(middle)) <= budget_tokens:
+            fits = middle
+        else:
+            fails = middle
+    return Fitted(kept(fits), len(kept(fits)), len(text))

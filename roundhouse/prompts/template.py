@@ -1,33 +1,38 @@
 """Templates with `{name}` placeholders: parsed once, versioned by content, rendered as data.
 
-`{{` and `}}` stand for braces. Nothing else may stand in braces: no attribute, index, conversion or format spec, so a
-template cannot reach into a value, and a value is never read as a template.
+`{{` and `}}` stand for braces, `{> name}` for a partial. Nothing else may stand in braces: no attribute, index,
+conversion or format spec, so a template cannot reach into a value, and a value is never read as a template.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from roundhouse.core.errors import TemplateError
+from roundhouse.prompts.variables import Variable, checked, nearest
 
 __all__ = ["Rendered", "Span", "Template"]
 
 TEMPLATE_LIMIT_CHARACTERS = 256 << 10
-VALUE_LIMIT_CHARACTERS = 8 << 20
+_DEEPEST_PARTIAL = 8
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|\{|\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_PARTIAL = re.compile(r">\s*([A-Za-z_][A-Za-z0-9_-]*)\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of text; `variable` names the value it came from, empty = the template's own words."""
+    """A stretch of text; `variable` names the value it came from, empty = the template's own words.
+
+    `partial` names the partial that it stands in, empty = the template itself.
+    """
 
     text: str
     variable: str = ""
+    partial: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +55,17 @@ class Template:
     spans: tuple[Span, ...]
 
     @classmethod
-    def parse(cls, source: str, name: str = "template") -> Template:
-        """Raises `TemplateError` with the line, if `source` is too long or something else stands in braces."""
-        if len(source) > TEMPLATE_LIMIT_CHARACTERS:
-            raise TemplateError(
-                f'template "{name}" is longer than {TEMPLATE_LIMIT_CHARACTERS >> 10} KiB', template=name
-            )
-        spans: list[Span] = []
-        literal: list[str] = []
-        end = 0
-        for found in _TOKEN.finditer(source):
-            literal.append(source[end : found.start()])
-            end = found.end()
-            token, inside = found.group(), found.group(1)
-            if token in ("{{", "}}"):
-                literal.append(token[0])
-            elif inside is not None and _NAME.match(inside):
-                spans += [Span("".join(literal)), Span("", inside)]
-                literal = []
-            else:
-                raise _bad_brace(name, source, found.start(), token)
-        literal.append(source[end:])
-        spans.append(Span("".join(literal)))
-        return cls(name, source, tuple(span for span in spans if span.text or span.variable))
+    def parse(
+        cls, source: str, name: str = "template", partials: Mapping[str, str] | None = None, *, line: int = 1
+    ) -> Template:
+        """`line` is where the source begins in its file.
+
+        Raises `TemplateError` with the line, if `source` is too long, names an unknown partial or itself, or something
+        else stands in braces.
+        """
+        reader = _Reader(name, partials or {})
+        reader.read(source, name, line, ())
+        return cls(name, source, reader.spans())
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -81,58 +74,88 @@ class Template:
 
     @property
     def version(self) -> str:
-        """The first 12 hexadecimal digits of the SHA-256 of the source."""
-        return hashlib.sha256(self.source.encode()).hexdigest()[:12]
+        """The first 12 hexadecimal digits of the SHA-256 of the source, partials put in."""
+        whole = "".join(f"\0{span.variable}\0" if span.variable else span.text for span in self.spans)
+        return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
-    def render(self, values: Mapping[str, str]) -> Rendered:
+    def render(self, values: Mapping[str, object]) -> Rendered:
         """The template with `values` in place.
 
-        Raises `TemplateError` for a missing or unknown variable, a value that is no text, or one over 8 MiB.
+        Raises `TemplateError` for a missing or unknown variable, a value that is no text or number, or one over 8 MiB.
         """
-        known = self.variables
-        for given in values:
-            if given not in known:
-                raise TemplateError(
-                    f'template "{self.name}" has no variable "{given}"{_nearest(given, known)}',
-                    template=self.name,
-                    variable=given,
-                )
-        for wanted in known:
-            if wanted not in values:
-                raise TemplateError(
-                    f'template "{self.name}" needs a value for "{wanted}"', template=self.name, variable=wanted
-                )
-            self._check(wanted, values[wanted])
+        return self.filled(checked(self.name, {name: Variable(name) for name in self.variables}, values))
+
+    def filled(self, texts: Mapping[str, str]) -> Rendered:
+        """The template with texts in place that were checked before."""
         return Rendered(
-            tuple(Span(values[span.variable], span.variable) if span.variable else span for span in self.spans)
+            tuple(
+                Span(texts[span.variable], span.variable, span.partial) if span.variable else span
+                for span in self.spans
+            )
         )
 
-    def _check(self, variable: str, value: object) -> None:
-        if not isinstance(value, str):
+
+class _Reader:
+    """Reads a source and the partials in it into spans; what is read in all is bounded."""
+
+    def __init__(self, name: str, partials: Mapping[str, str]) -> None:
+        self._name = name
+        self._partials = partials
+        self._spans: list[Span] = []
+        self._read_characters = 0
+
+    def spans(self) -> tuple[Span, ...]:
+        """Literal neighbours of one origin joined."""
+        joined: list[Span] = []
+        for span in self._spans:
+            last = joined[-1] if joined else None
+            if last and not span.variable and not last.variable and last.partial == span.partial:
+                joined[-1] = Span(last.text + span.text, "", span.partial)
+            elif span.text or span.variable:
+                joined.append(span)
+        return tuple(joined)
+
+    def read(self, source: str, name: str, line: int, inside: tuple[str, ...]) -> None:
+        self._read_characters += len(source)
+        if self._read_characters > TEMPLATE_LIMIT_CHARACTERS:
+            limit = f"{TEMPLATE_LIMIT_CHARACTERS >> 10} KiB"
+            raise TemplateError(f'template "{self._name}" is longer than {limit}', template=self._name)
+        partial = inside[-1] if inside else ""
+        end = 0
+        for found in _TOKEN.finditer(source):
+            self._spans.append(Span(source[end : found.start()], "", partial))
+            end = found.end()
+            token, content = found.group(), found.group(1)
+            at = line + source.count("\n", 0, found.start())
+            if token in ("{{", "}}"):
+                self._spans.append(Span(token[0], "", partial))
+            elif content is not None and _NAME.match(content):
+                self._spans.append(Span("", content, partial))
+            elif content is not None and (named := _PARTIAL.match(content)):
+                self._include(named[1], name, at, inside)
+            else:
+                raise _bad_brace(name, at, token)
+        self._spans.append(Span(source[end:], "", partial))
+
+    def _include(self, partial: str, name: str, line: int, inside: tuple[str, ...]) -> None:
+        if partial not in self._partials:
+            near = nearest(partial, self._partials) if self._partials else f"; put it into partials/{partial}.md"
+            said = f'template "{name}", line {line}: there is no partial "{partial}"{near}'
+            raise TemplateError(said, template=name, line=line)
+        if partial in inside or len(inside) >= _DEEPEST_PARTIAL:
+            chain = " > ".join((*inside, partial))
             raise TemplateError(
-                f'template "{self.name}": the value of "{variable}" must be text, not {type(value).__name__}',
-                template=self.name,
-                variable=variable,
+                f'template "{name}", line {line}: the partials contain each other, or too deep: {chain}',
+                template=name,
+                line=line,
             )
-        if len(value) > VALUE_LIMIT_CHARACTERS:
-            raise TemplateError(
-                f'template "{self.name}": the value of "{variable}" is longer than {VALUE_LIMIT_CHARACTERS >> 20} MiB',
-                template=self.name,
-                variable=variable,
-            )
+        self.read(self._partials[partial], f"partial {partial}", 1, (*inside, partial))
 
 
-def _bad_brace(name: str, source: str, offset: int, brace: str) -> TemplateError:
-    line = source.count("\n", 0, offset) + 1
+def _bad_brace(name: str, line: int, brace: str) -> TemplateError:
     if brace in ("{", "}"):
         said = f'a single "{brace}"; write "{brace * 2}" for a brace'
     else:
-        said = f'"{brace}" is no placeholder; only {{name}} is, and braces are written {{{{ and }}}}'
+        shown = brace if len(brace) <= 60 else brace[:57] + "..."
+        said = f'"{shown}" is no placeholder; only {{name}} is, and braces are written {{{{ and }}}}'
     return TemplateError(f'template "{name}", line {line}: {said}', template=name, line=line)
-
-
-def _nearest(given: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(given, known, n=1)
-    if near:
-        return f'; did you mean "{near[0]}"?'
-    return f"; it has {', '.join(known)}" if known else "; it has none"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -25,6 +25,10 @@ __all__ = [
     "DescribesModel",
     "Endpoint",
     "LLMProvider",
+    "PromptTokens",
+    "PullProgress",
+    "Pulls",
+    "TellsTokens",
     "as_request",
     "gather",
     "require",
@@ -48,20 +52,30 @@ class Endpoint:
     connect_s: float = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """One step of a download; bytes are those of the layer being pulled, 0 where a step has none."""
+
+    status: str
+    completed_bytes: int = 0
+    total_bytes: int = 0
+
+
 def as_request(request: ChatRequest | str) -> ChatRequest:
     return ChatRequest.of(request) if isinstance(request, str) else request
 
 
 def require(request: ChatRequest, capabilities: Capabilities, name: str) -> None:
     """Raises `Unsupported` if `request` asks for what a backend called `name` cannot do: nothing is left out unsaid."""
-    asked = {
-        "tools": bool(request.tools),
-        "json_schema": request.json_schema is not None,
-        "logprobs": request.logprobs is not None,
-        "continuation": request.continue_last,
-        "images": any(message.images for message in request.messages),
-    }
-    for feature, wanted in asked.items():
+    asked = (
+        ("tools", request.tools),
+        ("json_schema", request.json_schema is not None),
+        ("logprobs", request.logprobs is not None),
+        ("continuation", request.continue_last),
+        ("raw", request.raw),
+        ("images", any(message.images for message in request.messages)),
+    )
+    for feature, wanted in asked:
         if wanted and not getattr(capabilities, feature):
             said = f"{name} cannot do what was asked for: {feature.replace('_', ' ')}"
             raise Unsupported(said, feature=feature, target=name)
@@ -167,6 +181,17 @@ class AsyncProvider(LLMProvider):
 
 
 @runtime_checkable
+class Pulls(Protocol):
+    """What a provider may have besides: a backend that downloads and removes models by itself."""
+
+    def apull(self) -> AsyncGenerator[PullProgress, None]:
+        """Closing it stops the download."""
+        ...
+
+    async def adelete(self) -> None: ...
+
+
+@runtime_checkable
 class CountsTokens(Protocol):
     """What a provider may have besides: the means to fit a prompt into its window."""
 
@@ -177,6 +202,21 @@ class CountsTokens(Protocol):
     async def awindow_tokens(self) -> int:
         """The window of one request, prompt and answer together."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """What a model reads: token ids, and the text they stand for; the text is empty where the backend does not say."""
+
+    ids: tuple[int, ...]
+    text: str = ""
+
+
+@runtime_checkable
+class TellsTokens(Protocol):
+    """What a provider may have besides: the very tokens that its chat template makes of a request."""
+
+    async def atokens(self, request: ChatRequest) -> PromptTokens: ...
 
 
 @runtime_checkable

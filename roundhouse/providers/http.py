@@ -9,9 +9,9 @@ from __future__ import annotations
 import email.utils
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -31,14 +31,15 @@ from roundhouse.core.errors import (
     TimedOut,
     Unsupported,
 )
+from roundhouse.core.trace import TraceContext
 from roundhouse.providers.base import Endpoint
 
 __all__ = ["HTTPClient", "error_from_frame"]
 
-_LOOPBACK_CONNECT_S = 0.5
 _READ_BUFFER_BYTES = 1 << 20  # aiohttp's 64 KiB makes long prompts slow
 _ANSWER_LIMIT_BYTES = 64 << 20
 _EXCERPT_CHARACTERS = 200
+_SHORTEST_SECRET = 8
 _JSON = {"content-type": "application/json"}
 
 
@@ -55,8 +56,9 @@ class HTTPClient:
         self._headers = {**_JSON, **endpoint.headers}
         if endpoint.key:
             self._headers["authorization"] = f"Bearer {endpoint.key}"
-        loopback = urlsplit(endpoint.url).hostname in ("localhost", "127.0.0.1", "::1")
-        self._connect_s = min(endpoint.connect_s, _LOOPBACK_CONNECT_S) if loopback else endpoint.connect_s
+        said = (endpoint.key, *endpoint.headers.values())
+        self._secrets = [secret.encode() for secret in said if len(secret) >= _SHORTEST_SECRET]
+        self._connect_s = endpoint.connect_s
         self._keep_alive = keep_alive
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._closed = False
@@ -99,14 +101,14 @@ class HTTPClient:
         """Have the server remove what `body` names; the answer's body is not looked at."""
         (await self._send("DELETE", path, body, limit_s=limit_s)).close()
 
-    @asynccontextmanager
-    async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The bytes of a streamed answer as they come. Leaving closes the connection, which cancels the generation."""
-        response = await self._send("POST", path, body, limit_s=None)
-        try:
-            yield self._pieces(response)
-        finally:
-            response.close()
+    def stream(
+        self, path: str, body: Mapping[str, Any], trace: TraceContext | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes of a streamed answer as they come. Leaving closes the connection, which cancels the generation.
+
+        `trace`: the span that asks, told to the backend.
+        """
+        return _Stream(self, path, body, trace)
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         try:
@@ -134,7 +136,13 @@ class HTTPClient:
             response.release()
 
     async def _send(
-        self, method: str, path: str, body: Mapping[str, Any] | None, *, limit_s: float | None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        *,
+        limit_s: float | None,
+        trace: TraceContext | None = None,
     ) -> aiohttp.ClientResponse:
         """A response with a success status; anything else is raised."""
         data = None if body is None else msgspec.json.encode(body)
@@ -145,6 +153,7 @@ class HTTPClient:
                     method,
                     self._url + path,
                     data=data,
+                    headers=None if trace is None else trace.headers,
                     timeout=aiohttp.ClientTimeout(total=limit_s, sock_connect=self._connect_s),
                 )
                 break
@@ -164,7 +173,7 @@ class HTTPClient:
                 text = b""
             finally:
                 response.close()
-            raise error_from_status(self.target, response.status, response.headers, text)
+            raise error_from_status(self.target, response.status, response.headers, self._without_secrets(text))
         return response
 
     def _open(self, *, keep_alive: bool) -> aiohttp.ClientSession:
@@ -179,6 +188,12 @@ class HTTPClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._sessions[keep_alive]
+
+    def _without_secrets(self, text: bytes) -> bytes:
+        """Some services repeat the key that they refuse."""
+        for secret in self._secrets:
+            text = text.replace(secret, b"***")
+        return text
 
     def _timed_out(self, limit_s: float, phase: str) -> TimedOut:
         return TimedOut(
@@ -200,6 +215,27 @@ class HTTPClient:
             target=self.target,
             status=status,
         )
+
+
+class _Stream(AbstractAsyncContextManager[AsyncIterator[bytes]]):
+    """A class and no generator, since every request passes here."""
+
+    __slots__ = ("_body", "_client", "_path", "_response", "_trace")
+
+    def __init__(self, client: HTTPClient, path: str, body: Mapping[str, Any], trace: TraceContext | None) -> None:
+        self._client = client
+        self._path = path
+        self._body = body
+        self._trace = trace
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        self._response = await self._client._send("POST", self._path, self._body, limit_s=None, trace=self._trace)
+        return self._client._pieces(self._response)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._response.close()
 
 
 def error_from_status(target: str, status: int, headers: Mapping[str, str], body: bytes) -> Error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from roundhouse.core.chat import ChatRequest
 from roundhouse.core.errors import BadResponse, ConnectFailed, Error
 from roundhouse.core.model import Capabilities, Health, ModelDescription
+from roundhouse.providers.base import PromptTokens
 from roundhouse.providers.openai_compatible import OpenAICompatibleClient
 
 __all__ = ["HuggingFaceClient"]
@@ -20,9 +22,9 @@ class HuggingFaceClient(OpenAICompatibleClient):
         name: name for name in ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop")
     }
 
-    @property
+    @cached_property
     def capabilities(self) -> Capabilities:
-        return replace(super().capabilities, continuation=True, tools=False, json_schema=False, images=False)
+        return replace(super().capabilities, continuation=True, raw=False, tools=False, json_schema=False, images=False)
 
     def mark_continuation(self, request: ChatRequest, body: dict[str, Any]) -> None:
         if request.continue_last:
@@ -32,6 +34,12 @@ class HuggingFaceClient(OpenAICompatibleClient):
         """Prompt tokens of `request` under the model's own chat template."""
         body, _ = self.body(request)
         return await self._number("count", self.http.post("/tokenize", body))
+
+    async def atokens(self, request: ChatRequest) -> PromptTokens:
+        """The tokens of `request` under the model's own chat template."""
+        body, _ = self.body(request)
+        answer = await self.http.post("/tokenize", body)
+        return PromptTokens(tuple(answer["tokens"]), answer["text"])
 
     async def awindow_tokens(self) -> int:
         """The window of one request."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
+
+from msgspec import structs
 
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Timings
 from roundhouse.core.errors import ConnectFailed, Error, Loading, Unsupported
 from roundhouse.core.model import Capabilities, Health, ModelDescription
-from roundhouse.providers.base import Endpoint
+from roundhouse.providers.base import Endpoint, PromptTokens
 from roundhouse.providers.openai_compatible import OpenAICompatibleClient, Reader
 
 __all__ = ["LlamaCppClient"]
@@ -36,7 +39,7 @@ class LlamaCppClient(OpenAICompatibleClient):
         super().__init__(endpoint)
         self._template_takes_tools: bool | None = None
 
-    @property
+    @cached_property
     def capabilities(self) -> Capabilities:
         # A trailing assistant message is always extended, and a stream never repeats it.
         return replace(super().capabilities, continuation=True, images=False, rerank=True)
@@ -63,7 +66,7 @@ class LlamaCppClient(OpenAICompatibleClient):
             prompt_tokens_per_s=speeds.get("prompt_per_second", 0.0),
             tokens_per_s=speeds.get("predicted_per_second", 0.0),
         )
-        return replace(reader.last(), timings=timings)
+        return structs.replace(reader.last(), timings=timings)
 
     async def arerank(self, query: str, documents: Sequence[str]) -> list[float]:
         """By a model made for it, in a target that says `rerank: true`."""
@@ -76,13 +79,20 @@ class LlamaCppClient(OpenAICompatibleClient):
 
     async def acount_tokens(self, request: ChatRequest) -> int:
         """Prompt tokens of `request` under the model's own chat template."""
+        if request.raw:
+            counted = await self.http.post("/tokenize", {"content": request.messages[-1].content, "add_special": True})
+            return len(counted["tokens"])
+        return len((await self.atokens(request)).ids)
+
+    async def atokens(self, request: ChatRequest) -> PromptTokens:
+        """The tokens of `request` under the model's own chat template."""
         body, _ = self.body(request)
         rendered = await self.http.post("/apply-template", {"messages": body["messages"]})
         # The template writes its own special tokens; none may be added to them.
         counted = await self.http.post(
             "/tokenize", {"content": rendered["prompt"], "add_special": False, "parse_special": True}
         )
-        return len(counted["tokens"])
+        return PromptTokens(tuple(counted["tokens"]), rendered["prompt"])
 
     async def awindow_tokens(self) -> int:
         """The window of one request."""

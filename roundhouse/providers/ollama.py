@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -24,11 +24,12 @@ from roundhouse.core.chat import (
 )
 from roundhouse.core.errors import BadResponse, ContextTooLong, Error, InvalidRequest, Misconfigured, StreamBroken
 from roundhouse.core.model import Capabilities, Health, ModelDescription
-from roundhouse.providers.base import AsyncProvider, Endpoint
+from roundhouse.providers.base import AsyncProvider, Endpoint, PullProgress
 from roundhouse.providers.http import HTTPClient, error_from_frame
+from roundhouse.providers.secrets import masked
 from roundhouse.providers.streams import LineDecoder
 
-__all__ = ["OllamaClient", "PullProgress"]
+__all__ = ["OllamaClient"]
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 # Fields of Sampling by their name among Ollama's options.
@@ -49,14 +50,8 @@ _TOP_LEVEL = ("keep_alive", "think")
 # Options of the process that runs the model (api/types.go, Runner).
 _RUNNER_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
 
-
-@dataclass(frozen=True, slots=True)
-class PullProgress:
-    """One step of a download; bytes are those of the layer being pulled, 0 where a step has none."""
-
-    status: str
-    completed_bytes: int = 0
-    total_bytes: int = 0
+# Options that Sampling does not know; other backends have some of them by the same names.
+_MORE_OPTIONS = ("num_keep", "typical_p", "repeat_last_n", "mirostat", "mirostat_tau", "mirostat_eta")
 
 
 class _Function(msgspec.Struct):
@@ -85,6 +80,8 @@ class _Logprob(_Likely):
 
 class _Line(msgspec.Struct):
     message: _Message | None = None
+    response: str = ""
+    thinking: str = ""
     logprobs: list[_Logprob] | None = None
     done: bool = False
     done_reason: str = ""
@@ -106,7 +103,7 @@ class OllamaClient(AsyncProvider):
         self.endpoint = endpoint
         self.http = HTTPClient(endpoint)
 
-    @property
+    @cached_property
     def capabilities(self) -> Capabilities:
         return Capabilities(
             streaming=True,
@@ -116,6 +113,7 @@ class OllamaClient(AsyncProvider):
             json_schema=True,
             logprobs=True,
             embeddings=True,
+            raw=True,
             seed=True,
             images=True,
             exact_usage=True,
@@ -124,11 +122,15 @@ class OllamaClient(AsyncProvider):
 
     async def astream(self, request: ChatRequest) -> Chunks:
         decoder = LineDecoder()
-        reader = _Reader(self.endpoint.target, keep_leading_space=request.continue_last)
+        reader = _Reader(self.endpoint, keep_leading_space=request.continue_last or request.raw)
         if request.tool_choice is not None:
             yield Chunk(warnings=(f"tool_choice is ignored by target {self.endpoint.target}",))
+        if kept := sorted(_fixed_by(request)):
+            said = f"{', '.join(kept)}: fixed by the configuration of target {self.endpoint.target}, not by a request"
+            yield Chunk(warnings=(said,))
         try:
-            async with self.http.stream("/api/chat", self.body(request)) as pieces:
+            path = "/api/generate" if request.raw else "/api/chat"
+            async with self.http.stream(path, self.body(request), request.trace) as pieces:
                 async for piece in pieces:
                     for line in decoder.feed(piece):
                         for chunk in reader.read(line):
@@ -248,9 +250,22 @@ class OllamaClient(AsyncProvider):
             value = getattr(request.sampling, field)
             if value is not None and value != ():
                 options[option] = list(value) if isinstance(value, tuple) else value
+        extra = {name: value for name, value in request.extra.items() if name not in ("keep_alive", *_RUNNER_OPTIONS)}
+        asked = extra.pop("options", None)
+        options |= {
+            name: value
+            for name, value in (asked if isinstance(asked, Mapping) else {}).items()
+            if name not in _RUNNER_OPTIONS
+        }
+        options |= {name: extra.pop(name) for name in _MORE_OPTIONS if name in extra}
+        said: dict[str, Any] = (
+            {"prompt": request.messages[-1].content, "raw": True}
+            if request.raw
+            else {"messages": [_wire_message(message) for message in request.messages]}
+        )
         body: dict[str, Any] = {
             "model": self.endpoint.model,
-            "messages": [_wire_message(message) for message in request.messages],
+            **said,
             "stream": True,
             # What does not fit is to be said, not dropped from the front of the conversation.
             "truncate": False,
@@ -271,14 +286,15 @@ class OllamaClient(AsyncProvider):
             body |= {"logprobs": True, "top_logprobs": request.logprobs}
         if request.json_schema is not None:
             body["format"] = request.json_schema or "json"
-        return {**body, **request.extra}
+        return {**body, **extra}
 
 
 class _Reader:
     """Lines of one answer -> chunks."""
 
-    def __init__(self, target: str, *, keep_leading_space: bool) -> None:
-        self._target = target
+    def __init__(self, endpoint: Endpoint, *, keep_leading_space: bool) -> None:
+        self._endpoint = endpoint
+        self._target = endpoint.target
         self._begun = keep_leading_space
         self._calls = 0
         self.finished = False
@@ -293,10 +309,11 @@ class _Reader:
                 f'target "{self._target}" sent a line that cannot be read: {error}', target=self._target
             ) from error
         if told.error is not None:
-            raise error_from_frame(self._target, told.error)
+            raise error_from_frame(self._target, _decoder.decode(masked(line, self._endpoint)).error)
         chunks = []
-        if told.message is not None:
-            content = self._content(told.message, told.logprobs or ())
+        message = told.message or _Message(told.response, told.thinking)
+        if told.message is not None or told.response or told.thinking:
+            content = self._content(message, told.logprobs or ())
             if content.has_content or content.logprobs:
                 chunks.append(content)
         if told.done:
@@ -331,6 +348,13 @@ class _Reader:
                 tokens_per_s=_per_second(line.eval_count, line.eval_duration),
             ),
         )
+
+
+def _fixed_by(request: ChatRequest) -> set[str]:
+    """What a request asks for that would load the model anew for everybody."""
+    options = request.extra.get("options")
+    asked = {*request.extra, *(options if isinstance(options, Mapping) else ())}
+    return asked & {"keep_alive", *_RUNNER_OPTIONS}
 
 
 def _per_second(tokens: int, nanoseconds: int) -> float:

@@ -7,6 +7,7 @@ and only a stream lets silence be told from work.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import msgspec
@@ -16,6 +17,7 @@ from roundhouse.core.errors import BadResponse, Error, StreamBroken
 from roundhouse.core.model import Capabilities, Health
 from roundhouse.providers.base import AsyncProvider, Endpoint
 from roundhouse.providers.http import HTTPClient, error_from_frame
+from roundhouse.providers.secrets import masked
 from roundhouse.providers.streams import SSEDecoder
 
 __all__ = ["OpenAICompatibleClient", "Reader"]
@@ -60,11 +62,17 @@ class _Logprob(msgspec.Struct):
 
 
 class _Logprobs(msgspec.Struct):
+    """Of a chat (`content`), or of a completion: lists side by side."""
+
     content: list[_Logprob] | None = None
+    tokens: list[str] = []
+    token_logprobs: list[float | None] = []
+    top_logprobs: list[dict[str, float] | None] | None = None
 
 
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
+    text: str | None = None
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
 
@@ -96,8 +104,9 @@ class Reader:
     is dropped, so that all backends give the same text. A continued text keeps it.
     """
 
-    def __init__(self, target: str, *, keep_leading_space: bool) -> None:
-        self._target = target
+    def __init__(self, endpoint: Endpoint, *, keep_leading_space: bool) -> None:
+        self._endpoint = endpoint
+        self._target = endpoint.target
         self._finish: FinishReason | None = None
         self._usage: Usage | None = None
         self._timings: Mapping[str, float] | None = None
@@ -116,7 +125,7 @@ class Reader:
                 f'target "{self._target}" sent an event that cannot be read: {error}', target=self._target
             ) from error
         if event.error is not None:
-            raise error_from_frame(self._target, event.error)
+            raise error_from_frame(self._target, _decoder.decode(masked(data, self._endpoint)).error)
         if event.usage is not None:
             self._usage = _usage(event.usage)
         if event.timings is not None:
@@ -124,6 +133,8 @@ class Reader:
         for choice in event.choices[:1]:
             if choice.finish_reason:
                 self._finish = _FINISH.get(choice.finish_reason, "stop")
+            if choice.text is not None:
+                choice.delta = _Delta(content=choice.text)
             if choice.delta is not None and (chunk := self._content(choice.delta, choice.logprobs)) is not None:
                 yield chunk
 
@@ -144,7 +155,7 @@ class Reader:
             text = text.lstrip(" \n")
             self._begun = bool(text)
         reasoning = delta.reasoning_content or delta.reasoning or ""
-        if not (text or reasoning or delta.tool_calls or (logprobs and logprobs.content)):
+        if not (text or reasoning or delta.tool_calls or logprobs):
             return None
         return Chunk(
             text=text,
@@ -168,6 +179,13 @@ def _call(call: _ToolCall) -> ToolCall:
 
 
 def _logprobs(logprobs: _Logprobs) -> tuple[TokenLogprob, ...]:
+    if logprobs.tokens:
+        tops = logprobs.top_logprobs or [None] * len(logprobs.tokens)
+        return tuple(
+            TokenLogprob(token, logprob, tuple((top or {}).items()))
+            for token, logprob, top in zip(logprobs.tokens, logprobs.token_logprobs, tops, strict=False)
+            if logprob is not None
+        )
     return tuple(
         TokenLogprob(entry.token, entry.logprob, tuple((top.token, top.logprob) for top in entry.top_logprobs or ()))
         for entry in logprobs.content or ()
@@ -196,7 +214,7 @@ class OpenAICompatibleClient(AsyncProvider):
         versioned = endpoint.url.rstrip("/").rsplit("/", 1)[-1].startswith("v")
         self._prefix = "" if versioned else "/v1"
 
-    @property
+    @cached_property
     def capabilities(self) -> Capabilities:
         return Capabilities(
             streaming=True,
@@ -206,6 +224,7 @@ class OpenAICompatibleClient(AsyncProvider):
             json_schema=True,
             logprobs=True,
             embeddings=True,
+            raw=True,
             seed=True,
             images=True,
             exact_usage=True,
@@ -213,12 +232,13 @@ class OpenAICompatibleClient(AsyncProvider):
         )
 
     async def astream(self, request: ChatRequest) -> Chunks:
-        reader = Reader(self.endpoint.target, keep_leading_space=request.continue_last)
+        reader = Reader(self.endpoint, keep_leading_space=request.continue_last or request.raw)
         body, ignored = self.body(request)
         decoder = SSEDecoder()
         if ignored:
             yield Chunk(warnings=tuple(f"{name} is ignored by target {self.endpoint.target}" for name in ignored))
-        async with self.http.stream(self._prefix + "/chat/completions", body) as pieces:
+        path = "/completions" if request.raw else "/chat/completions"
+        async with self.http.stream(self._prefix + path, body, request.trace) as pieces:
             async for piece in pieces:
                 for data in decoder.feed(piece):
                     if data == b"[DONE]":
@@ -263,15 +283,20 @@ class OpenAICompatibleClient(AsyncProvider):
 
     def body(self, request: ChatRequest) -> tuple[dict[str, Any], list[str]]:
         """The request on the wire, and the names of what it cannot carry. What is unset is left out, never null."""
+        said: dict[str, Any] = (
+            {"prompt": request.messages[-1].content}
+            if request.raw
+            else {"messages": [_wire_message(message) for message in request.messages]}
+        )
         body: dict[str, Any] = {
-            "messages": [_wire_message(message) for message in request.messages],
+            **said,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
         if self.endpoint.model:
             body["model"] = self.endpoint.model
         ignored = []
-        for name in request.sampling.__slots__:
+        for name in request.sampling.__struct_fields__:
             value = getattr(request.sampling, name)
             if value is None or value == ():
                 continue
@@ -292,7 +317,9 @@ class OpenAICompatibleClient(AsyncProvider):
         if request.json_schema is not None:
             body["response_format"] = _response_format(request.json_schema)
         if request.logprobs is not None:
-            body |= {"logprobs": True, "top_logprobs": request.logprobs}
+            body |= (
+                {"logprobs": request.logprobs} if request.raw else {"logprobs": True, "top_logprobs": request.logprobs}
+            )
         self.mark_continuation(request, body)
         return {**body, **self.endpoint.options, **request.extra}, ignored
 

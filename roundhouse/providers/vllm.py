@@ -9,11 +9,13 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from roundhouse.core.chat import ChatRequest
 from roundhouse.core.errors import BadResponse, Error, Misconfigured, Unsupported
 from roundhouse.core.model import Capabilities, Health
+from roundhouse.providers.base import PromptTokens
 from roundhouse.providers.openai_compatible import OpenAICompatibleClient
 
 __all__ = ["Load", "VLLMClient"]
@@ -42,7 +44,7 @@ class VLLMClient(OpenAICompatibleClient):
         "repeat_penalty": "repetition_penalty",
     }
 
-    @property
+    @cached_property
     def capabilities(self) -> Capabilities:
         return replace(super().capabilities, continuation=True)
 
@@ -62,6 +64,16 @@ class VLLMClient(OpenAICompatibleClient):
     async def acount_tokens(self, request: ChatRequest) -> int:
         """Prompt tokens of `request` under the model's own chat template."""
         return (await self._tokenize(request))[0]
+
+    async def atokens(self, request: ChatRequest) -> PromptTokens:
+        """The tokens of `request` under the model's own chat template."""
+        body, _ = self.body(request)
+        asked: dict[str, Any] = {name: body[name] for name in ("model", "messages") if name in body}
+        ids = (await self.http.post("/tokenize", asked)).get("tokens")
+        if not isinstance(ids, list):
+            raise BadResponse(f'target "{self.endpoint.target}" did not tell its tokens', target=self.endpoint.target)
+        told = await self.http.post("/detokenize", {"model": self.endpoint.model, "tokens": ids})
+        return PromptTokens(tuple(ids), str(told.get("prompt") or ""))
 
     async def awindow_tokens(self) -> int:
         """The window of one request."""

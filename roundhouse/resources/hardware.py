@@ -19,7 +19,18 @@ import psutil
 
 from roundhouse.core.model import DeviceFacts
 
-__all__ = ["Roots", "cpu", "cpu_flags", "describe", "devices", "gpus", "usable_cores"]
+__all__ = [
+    "Roots",
+    "cpu",
+    "cpu_flags",
+    "describe",
+    "devices",
+    "gpus",
+    "processor_seconds",
+    "resident_bytes",
+    "taken_by",
+    "usable_cores",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +79,72 @@ def cpu_flags(roots: Roots = _HERE) -> frozenset[str]:
 
 def gpus() -> tuple[DeviceFacts, ...]:
     """NVIDIA GPUs, in the order and numbering that CUDA gives a child of ours; none without `pynvml` or a driver."""
+    with _driver() as nvml:
+        found = [_gpu(nvml, handle, index) for index, handle in enumerate(_handles(nvml) if nvml else ())]
+    return tuple(gpu for gpu in found if gpu is not None)
+
+
+def taken_by(pid: int) -> dict[str, int]:
+    """Bytes that a process and its descendants hold, by place; empty once it is gone.
+
+    On the processor what the kernel could not take back: pages of mapped files are not counted.
+    """
     try:
-        nvml: Any = importlib.import_module("pynvml")
-    except ModuleNotFoundError:
-        return ()
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return {}
+    taken = {"cpu": sum(map(_own_bytes, family))}
+    pids = {one.pid for one in family}
+    for place, users in _gpu_users().items():
+        if size := sum(used for user, used in users if user in pids):
+            taken[place] = size
+    return taken
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process and its descendants have in use, pages of mapped files included; 0 once it is gone."""
     try:
-        with _running(nvml):
-            handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
-            names = [(_text(nvml.nvmlDeviceGetUUID(handle)), handle) for handle in handles]
-            chosen = _visible(names, os.environ.get("CUDA_VISIBLE_DEVICES"))
-            found = (_gpu(nvml, handle, index) for index, handle in enumerate(chosen))
-            return tuple(gpu for gpu in found if gpu is not None)
-    except nvml.NVMLError:  # no driver, or one that does not answer: there is no GPU to plan with
-        return ()
+        process = psutil.Process(pid)
+        return sum(int(one.memory_info().rss) for one in (process, *process.children(recursive=True)))
+    except psutil.Error:
+        return 0
+
+
+def processor_seconds(pid: int) -> float | None:
+    """Processor time that a process and its descendants have used; None once it is gone."""
+    try:
+        process = psutil.Process(pid)
+        times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    except psutil.Error:
+        return None
+    return float(sum(one.user + one.system for one in times))
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    try:
+        memory = process.memory_info()
+    except psutil.Error:
+        return 0
+    return int(memory.rss - getattr(memory, "shared", 0))
+
+
+def _gpu_users() -> dict[str, list[tuple[int, int]]]:
+    """By place, the processes on it and what they take; a process inside a container may be shown by another number."""
+    users = {}
+    with _driver() as nvml:
+        for index, handle in enumerate(_handles(nvml) if nvml else ()):
+            try:
+                found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            except nvml.NVMLError:  # not told everywhere
+                found = ()
+            users[f"cuda{index}"] = [(int(one.pid), int(one.usedGpuMemory or 0)) for one in found]
+    return users
 
 
 def describe(found: Sequence[DeviceFacts]) -> tuple[tuple[str, str], ...]:
     """A name and a sentence for each device, as `doctor` shows them."""
-    return tuple((f"{device.kind}{device.index}" if device.kind != "cpu" else "cpu", _said(device)) for device in found)
+    return tuple((device.place, _said(device)) for device in found)
 
 
 def _said(device: DeviceFacts) -> str:
@@ -192,12 +251,31 @@ def _gpu(nvml: Any, handle: Any, index: int) -> DeviceFacts | None:
 
 
 @contextmanager
-def _running(nvml: Any) -> Iterator[None]:
-    nvml.nvmlInit()
+def _driver() -> Iterator[Any]:
+    """NVML, opened; None where there is no library or no driver that answers: then there is no GPU to plan with."""
     try:
-        yield
+        nvml: Any = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+    except ModuleNotFoundError:
+        yield None
+        return
+    except nvml.NVMLError:
+        yield None
+        return
+    try:
+        yield nvml
     finally:
         nvml.nvmlShutdown()
+
+
+def _handles(nvml: Any) -> list[Any]:
+    """Those that a child of ours would see, in CUDA's order."""
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
+        names = [(_text(nvml.nvmlDeviceGetUUID(handle)), handle) for handle in handles]
+    except nvml.NVMLError:
+        return []
+    return _visible(names, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def _text(value: str | bytes) -> str:

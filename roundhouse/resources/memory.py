@@ -18,8 +18,8 @@ __all__ = [
     "CACHE_TYPES",
     "Estimate",
     "LlamaCppSettings",
-    "check_fit",
     "estimate",
+    "no_fit",
 ]
 
 # Bytes per block of 32 elements (ggml.c type_traits).
@@ -114,7 +114,9 @@ def estimate(facts: ModelFacts, settings: LlamaCppSettings) -> Estimate:
     sliding = _cache_bytes(facts, settings, shape.window_cells, sliding=True)
     full = _cache_bytes(facts, settings, shape.cells, sliding=False)
     state = sum(facts.recurrent) * facts.recurrent_layer_bytes
-    checkpoint = state + (0 if settings.swa_full else sliding // shape.streams)
+    # Of a sliding cache only the cells that are still in the window are copied (llama-kv-cache.cpp, `is_masked_swa`).
+    seen = min(shape.window_cells, max(facts.windows, default=0))
+    checkpoint = state + (0 if settings.swa_full else sliding // shape.streams * seen // max(1, shape.window_cells))
     planned_mib = settings.cache_ram_mib if settings.cache_ram_mib >= 0 else _UNLIMITED_PROMPT_CACHE_MIB
     return Estimate(
         weights=weights,
@@ -231,10 +233,8 @@ def _runtime(facts: ModelFacts, settings: LlamaCppSettings, shape: _Shape) -> in
     return _WORKER_BYTES + facts.vocabulary * _TOKEN_BYTES + slots + shape.tokens * row_bytes
 
 
-def check_fit(estimate: Estimate, free_bytes: int, target: str) -> None:
-    """Raises `NoFit`, with what would help, if `estimate` needs more than `free_bytes`."""
-    if estimate.total <= free_bytes:
-        return
+def no_fit(estimate: Estimate, free_bytes: int, target: str, needed_bytes: int = 0) -> NoFit:
+    """The error for a model that needs more than `free_bytes`, with what would help. 0 needed = all of `estimate`."""
     cache = estimate.kv_cache + estimate.recurrent_state
     parts = (
         (estimate.weights, "the weights", "use a smaller or more quantised model"),
@@ -245,10 +245,11 @@ def check_fit(estimate: Estimate, free_bytes: int, target: str) -> None:
         (estimate.runtime, "the engine itself", "free some memory"),
     )
     size, largest, cure = max(parts)
-    raise NoFit(
-        f'target "{target}" needs {_gib(estimate.total)} of memory and {_gib(free_bytes)} may be used; '
+    needed = needed_bytes or estimate.total
+    return NoFit(
+        f'target "{target}" needs {_gib(needed)} of memory and {_gib(free_bytes)} may be used; '
         f"most of it is {largest} ({_gib(size)}): {cure}",
-        needed_bytes=estimate.total,
+        needed_bytes=needed,
         free_bytes=free_bytes,
         target=target,
     )

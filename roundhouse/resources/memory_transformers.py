@@ -23,6 +23,7 @@ _PAGE_TOKENS = 128
 _BATCH_TOKENS = 512
 _WORKER_BYTES = 365 << 20  # interpreter, torch, transformers and its tokenizer, with an empty model
 _WINDOW_PLANNED = 4096
+_MASKS = 3  # the mask itself, and what building and using it takes besides (measured, transformers 5.23)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def estimate_transformers(facts: ModelFacts, settings: TransformersSettings) -> 
     cache_tokens = settings.cache_tokens or max(window, settings.slots * min(window, _WINDOW_PLANNED))
     pages = -(-cache_tokens // _PAGE_TOKENS) + settings.slots
     row = sum(heads * (facts.key_length + facts.value_length) for heads in facts.kv_heads) * size
-    mask = _BATCH_TOKENS * (cache_tokens + _BATCH_TOKENS) * size
+    mask = _MASKS * _BATCH_TOKENS * (cache_tokens + _BATCH_TOKENS) * size
     widest = max(facts.feed_forward * 3, facts.hidden * 8)
     return Estimate(
         weights=sum(

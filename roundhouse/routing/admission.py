@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from roundhouse.core.errors import Error, Overloaded, QueueFull, TimedOut
+from roundhouse.core.errors import Error, ModelNotFound, Overloaded, QueueFull, TimedOut
 from roundhouse.routing.failover import conclude
 from roundhouse.routing.queue import Ticket, WaitingRoom
 from roundhouse.routing.replica import Replica
@@ -17,7 +17,9 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """Touched from one event loop. `chance` gives numbers in [0, 1) for ties."""
+    """Touched from one event loop. `chance` gives numbers in [0, 1) for ties; `on_idle` is told when an engine is
+    idle.
+    """
 
     def __init__(
         self,
@@ -25,11 +27,13 @@ class Admission:
         queue: int,
         clock: Callable[[], float],
         chance: Callable[[], float],
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self.targets = targets
         self.waiting = WaitingRoom(queue)
         self._clock = clock
         self._chance = chance
+        self._on_idle = on_idle
         self._alarm: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
@@ -50,6 +54,10 @@ class Admission:
             return None
         run.note(decision, now, candidates)
         return self._grant(run, decision, now)
+
+    def waiting_for(self, target: str) -> int:
+        """Requests in the queue that would be sent to this target first."""
+        return sum(target in ticket.payload.tiers[0] for ticket in self.waiting if ticket.payload.tiers)
 
     def abandon(self, grant: Grant) -> None:
         """The slot back from a request whose end says nothing of the replica."""
@@ -108,7 +116,7 @@ class Admission:
             run: Run = ticket.payload
             if run.turn is None or run.turn.done():
                 continue
-            alike = (id(run.tiers), run.sent.committed, run.too_long_for, *run.tried)
+            alike = (run.route.name, run.arm, run.sent.committed, run.too_long_for, *run.tried)
             if alike in refused:
                 continue
             now = self._clock()
@@ -143,6 +151,8 @@ class Admission:
     def _decide(
         self, run: Run, now: float, candidates: Sequence[Sequence[Candidate]], *, waiting: bool = False
     ) -> Decision:
+        if run.route.held:
+            return Full() if self.waiting.full and not waiting else Wait()
         return choose(
             candidates,
             chance=self._chance(),
@@ -158,9 +168,9 @@ class Admission:
                     replica.free,
                     replica.busy,
                     self._unfit(run, target, replica),
-                    replica.standing.objection(now),
-                    replica.standing.routable_in_s(now),
-                    replica.standing.passes(now),
+                    replica.objection(now),
+                    replica.routable_in_s(now),
+                    replica.passes(now),
                     replica.speed,
                     replica.standing.breaker.weight(now),
                     replica.warm,
@@ -168,7 +178,7 @@ class Admission:
                     replica.key in run.tried,
                 )
                 for target in (self.targets[name] for name in tier)
-                for replica in target.replicas
+                for replica in target.active
             ]
             for tier in run.tiers
         ]
@@ -195,12 +205,18 @@ class Admission:
             for replica in target.replicas
             if replica.key == decision.key
         )
-        replica.take()
+        replica.take(now)
         return Grant(target, replica, replica.standing.begin(now), now)
 
     def give_back(self, grant: Grant) -> None:
-        grant.replica.give_back()
+        self.release(grant.replica)
+
+    def release(self, replica: Replica) -> None:
+        """One of its slots is free again."""
+        replica.give_back()
         self.dispatch()
+        if not replica.busy:
+            self._on_idle()
 
     def _refusal(self, run: Run, decision: Decision) -> Error:
         """Why a request is not served at all."""
@@ -212,6 +228,8 @@ class Admission:
             )
         if run.failures:
             return conclude(run.report.route, run.failures)
+        if not any(run.tiers):
+            return ModelNotFound(f'"{run.route.name}" was taken out of the configuration', model=run.route.name)
         now = self._clock()
         soonest = min((one for tier in self._candidates(run, now) for one in tier), key=lambda one: one.routable_in_s)
         return Overloaded(
@@ -221,6 +239,6 @@ class Admission:
 
     def _expected_wait_s(self, run: Run) -> float:
         """Seconds until a request that came now would be served, from measured service times."""
-        replicas = [one for tier in run.tiers for name in tier for one in self.targets[name].replicas]
+        replicas = [one for tier in run.tiers for name in tier for one in self.targets[name].active]
         rate = sum(one.slots / max(one.service_s, 0.001) for one in replicas)
-        return max(1.0, (len(self.waiting) + 1) / rate)
+        return max(1.0, (len(self.waiting) + 1) / rate) if rate else 1.0

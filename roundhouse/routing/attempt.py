@@ -7,8 +7,9 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import replace
 from typing import NoReturn, TypeVar
+
+from msgspec.structs import replace
 
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Timings
 from roundhouse.core.errors import BadResponse, Error, ProviderError, StreamBroken, TimedOut
@@ -46,7 +47,8 @@ class Attempt:
     ) -> None:
         self._target = target
         self._replica = replica
-        self._request = replace(request, sampling=request.sampling.over(target.sampling))
+        sampling = request.sampling.over(target.sampling)
+        self._request = request if sampling is request.sampling else replace(request, sampling=sampling)
         self._report = report
         self._sent = sent
         self._arrived = arrived
@@ -54,7 +56,7 @@ class Attempt:
         self._clock = clock
         self._warnings: tuple[str, ...] = ()
         self._asking: asyncio.Task[None] | None = None
-        self._patience = Patience()
+        self._patience = Patience(target.limits.between_tokens_s)
         self._waits = 0
         self._prompt_tokens = self._kept_tokens = 0
 
@@ -74,7 +76,17 @@ class Attempt:
         self._report.load_s = self._clock() - began
         if self._target.family is None:
             await self._within(self._target.learn(client), self._left_s(), "total")
-        return client, self._target.fitted(self._request, client)
+        return client, self._target.fitted(self._worded(), client)
+
+    def _worded(self) -> ChatRequest:
+        """In the words for this target; a failover that changes the words is said."""
+        worded, report = self._target.worded(self._request), self._report
+        notes = worded.notes
+        if report.variant and worded.variant != report.variant:
+            notes += (f'the prompt is worded for "{worded.variant}" instead of "{report.variant}"',)
+        report.variant = worded.variant
+        report.warnings += [note for note in notes if note not in report.warnings]
+        return worded.request
 
     def close(self) -> None:
         """Leave no timer behind."""
@@ -112,6 +124,9 @@ class Attempt:
         require(request, client.capabilities, f'target "{self._target.name}"')
         limits, first_at, thinking = self._target.limits, 0.0, False
         since = self._clock()
+        report = self._report
+        if not report.overhead_s:
+            report.overhead_s = max(0.0, since - self._arrived - report.queue_s - report.load_s)
         async with aclosing(client.astream(request)) as pieces:
             while True:
                 # Pings and empty pieces show that a process lives, not that tokens flow: the clock runs from content.
@@ -135,7 +150,7 @@ class Attempt:
                     yield self._last(piece, first_at)
                     return
                 yield piece
-                since = self._clock()
+                since = self._replica.moved_at = self._clock()
 
     def _stripped(self, piece: Chunk, strip: Strip) -> Chunk:
         if piece.text:

@@ -7,24 +7,41 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks
 from roundhouse.core.errors import Attempt as Tried
-from roundhouse.core.errors import ContextTooLong, Error, Loading
+from roundhouse.core.errors import (
+    ContextTooLong,
+    EngineError,
+    Error,
+    Loading,
+    ModelNotFound,
+    ProviderError,
+    TimedOut,
+)
 from roundhouse.core.report import Report
-from roundhouse.engines.lifecycle import Engine, EngineState
+from roundhouse.engines.spares import Spares
 from roundhouse.providers.base import LLMProvider
 from roundhouse.routing import failover
 from roundhouse.routing.admission import Admission
 from roundhouse.routing.attempt import Attempt
+from roundhouse.routing.canary import Outcome
+from roundhouse.routing.describe import describe
 from roundhouse.routing.failover import conclude
-from roundhouse.routing.run import Grant, Policy, Run, Tiers, prefix_of
+from roundhouse.routing.follow import followed
+from roundhouse.routing.room import Room
+from roundhouse.routing.route import Route, Tiers
+from roundhouse.routing.run import Grant, Policy, Run, ended, prefix_of, traced
+from roundhouse.routing.scaling import ScalingPolicy
 from roundhouse.routing.scheduler import Exhausted, Serve
 from roundhouse.routing.target import Target
+from roundhouse.routing.turntable import Turntable
+from roundhouse.routing.upkeep import Upkeep
+from roundhouse.telemetry.events import CLIENT_LEFT, OK, Tell
 
 __all__ = ["Manager", "Reply"]
 
@@ -47,69 +64,176 @@ class Manager:
         targets: Iterable[Target],
         policy: Policy | None = None,
         *,
+        routes: Mapping[str, Tiers] | None = None,
+        room: Room | None = None,
+        scaling: ScalingPolicy | None = None,
+        spares: Spares | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
+        told: Tell = lambda event: None,
     ) -> None:
         self.targets = {target.name: target for target in targets}
+        self.routes = {name: Route(name, tiers) for name, tiers in (routes or {}).items()}
         self.policy = policy or Policy()
-        self.admission = Admission(self.targets, self.policy.queue, clock, chance)
+        self.room = room or Room()
+        self.admission = Admission(self.targets, self.policy.queue, clock, chance, self.room.changed)
+        self.room.listen(self.admission.dispatch)
+        self.room.told = told
+        self.upkeep = Upkeep(self.admission, self.room, clock, scaling, told)
+        self.turntable = Turntable(
+            self.targets,
+            self.routes,
+            self.admission,
+            self.room,
+            spares or Spares(),
+            longest_s=self.policy.total_s,
+            clock=clock,
+            told=told,
+        )
         self.active = 0
         self.retrying = 0
-        self._clock = clock
+        self.clock = clock
         self._chance = chance
+        self._told = told
         self._reports: OrderedDict[str, Report] = OrderedDict()
-        self._mending: set[asyncio.Task[None]] = set()
         for target in self.targets.values():
             for replica in target.replicas:
-                replica.engine.listen(self._engine_changed)
+                self.room.admit(replica)
+            self.upkeep.watch(target)
 
-    def stream(self, request: ChatRequest, tiers: Tiers, report: Report) -> Reply:
+    def start(self, preload: Iterable[str] = ()) -> None:
+        """Begin what is done without being asked for; `preload` names targets to load in the background."""
+        self.upkeep.begin()
+        for name in preload:
+            self.upkeep.run(self.load(name), f"preload of {name}")
+
+    def know(self, target: Target) -> None:
+        """Take its engines into the common memory; requests are not sent to it by this."""
+        for replica in target.replicas:
+            self.room.admit(replica)
+        self.upkeep.watch(target)
+        self.upkeep.begin()
+
+    def add(self, target: Target) -> None:
+        """One more target."""
+        self.targets[target.name] = target
+        self.know(target)
+
+    def adjust(self, target: Target) -> None:
+        """Take over what can change while engines run; the engines of `target` itself are not used."""
+        known = self.targets[target.name]
+        for name in ("sampling", "limits", "family", "check"):
+            setattr(known, name, getattr(target, name))
+        for replica in known.replicas:
+            replica.pin, replica.ttl_s = target.replicas[0].pin, target.replicas[0].ttl_s
+
+    def replace(self, target: Target) -> None:
+        """Send requests for the target of this name to these engines from now on."""
+        self.targets[target.name] = target
+        self.know(target)
+        self.admission.dispatch()
+
+    def remove(self, target: Target) -> None:
+        """Forget a target: what runs there is finished, then its engines are stopped."""
+        if self.targets.get(target.name) is target:
+            del self.targets[target.name]
+            self.upkeep.forget(target)
+        self.upkeep.run(self._retired(target), f"end of {target.name}")
+
+    def lead(self, routes: Mapping[str, Tiers]) -> None:
+        """Have the routes lead where these say, all at once; one that is not there any more leads nowhere."""
+        for name, route in list(self.routes.items()):
+            route.tiers = routes.get(name, ())
+            if name not in routes:
+                del self.routes[name]
+        for name, tiers in routes.items():
+            if name not in self.routes:
+                self.routes[name] = Route(name, tiers)
+        self.admission.waiting.limit = self.policy.queue
+        self.admission.dispatch()
+
+    async def _retired(self, target: Target) -> None:
+        for replica in target.replicas:
+            await replica.drained(self.policy.total_s)
+            await replica.aclose()
+            self.room.dismiss(replica)
+
+    def stream(self, request: ChatRequest, route: Route, report: Report) -> Reply:
         """The answer of the first candidate that can give one. Nothing starts before the first iteration."""
-        return Reply(self._serve(request, tiers, report), report)
+        return Reply(self._serve(request, route, report), report)
+
+    def recent(self, count: int) -> list[Report]:
+        """The last requests, the newest first."""
+        return [report for report, _ in zip(reversed(self._reports.values()), range(count), strict=False)]
 
     def decisions(self, request_id: str) -> Report | None:
         """What was decided for a request, while it is remembered."""
         return self._reports.get(request_id)
 
     def state(self) -> dict[str, Any]:
-        """Every replica as it stands, and how many requests run and wait; plain values."""
-        now = self._clock()
-        replicas = [
-            {
-                "target": target.name,
-                "replica": replica.key,
-                "model": target.model,
-                "engine": replica.engine.state.name.lower() if replica.engine.managed else "attached",
-                "pid": replica.engine.pid,
-                "busy": replica.busy,
-                "slots": replica.slots,
-                "breaker": replica.standing.breaker.state.name.lower(),
-                "objection": replica.standing.objection(now),
-                "tokens_per_s": round(replica.speed, 1),
-            }
-            for target in self.targets.values()
-            for replica in target.replicas
-        ]
-        return {"active": self.active, "waiting": len(self.admission.waiting), "replicas": replicas}
+        """Every replica as it stands, how many requests run and wait, who has how much memory, the switches."""
+        return describe(self)
 
-    async def reach(self, tiers: Tiers) -> tuple[Target, LLMProvider]:
+    async def load(self, name: str) -> None:
+        """Have a target's engines ready before anyone asks. Raises what keeps one from starting."""
+        results = await asyncio.gather(*(one.client() for one in self._target(name).active), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def unload(self, name: str, limit_s: float | None = None) -> bool:
+        """Stop a target's engines once they are idle; they start again when they are asked. False if they stay busy."""
+        replicas = [one for one in self._target(name).replicas if one.engine.managed and one.warm]
+        for replica in replicas:
+            replica.leaving = "it is being unloaded"
+        try:
+            idle = await asyncio.gather(*(one.drained(limit_s or self.policy.total_s) for one in replicas))
+            await asyncio.gather(*(one.engine.stop() for one, is_idle in zip(replicas, idle, strict=True) if is_idle))
+        finally:
+            for replica in replicas:
+                replica.leaving = ""
+            self.admission.dispatch()
+        return all(idle)
+
+    def _target(self, name: str) -> Target:
+        try:
+            return self.targets[name]
+        except KeyError:
+            known = ", ".join(self.targets)
+            raise ModelNotFound(f'there is no target "{name}"; there are {known}', model=name) from None
+
+    async def reach(self, route: Route) -> tuple[Target, LLMProvider]:
         """The first target whose engine is or can be made ready, and its client; raises if none can be."""
+        async with self.using(route) as found:
+            return found
+
+    @asynccontextmanager
+    async def using(self, route: Route) -> AsyncIterator[tuple[Target, LLMProvider]]:
+        """As `reach`, for what is no chat; the engine counts as busy meanwhile, so that it is not unloaded."""
         failures: list[tuple[Tried, Error]] = []
-        for name in [name for tier in tiers for name in tier]:
-            target, started = self.targets[name], self._clock()
-            replica = min(target.replicas, key=lambda one: (not one.warm, one.busy))
+        for name in route.targets:
+            target, started = self.targets[name], self.clock()
+            replica = min(target.active, key=lambda one: (not one.warm, one.busy))
+            replica.take(started)
             try:
-                return target, await replica.client()
-            except Error as error:
-                failures.append((Tried(name, error.code, str(error), self._clock() - started), error))
-                if not error.failover:
-                    raise
-        raise conclude(tiers[0][0], failures)
+                try:
+                    client = await replica.client()
+                except Error as error:
+                    failures.append((Tried(name, error.code, str(error), self.clock() - started), error))
+                    if not error.failover:
+                        raise
+                    continue
+                yield target, client
+                return
+            finally:
+                self.admission.release(replica)
+        raise conclude(route.name, failures)
 
     async def aclose(self) -> None:
         """Stop every engine and close every connection; each is tried even if another fails."""
-        for task in self._mending:
-            task.cancel()
+        await self.turntable.aclose()
+        await self.upkeep.aclose()
+        await self.room.aclose()
         self.admission.close()
         replicas = [replica for target in self.targets.values() for replica in target.replicas]
         results = await asyncio.gather(*(replica.aclose() for replica in replicas), return_exceptions=True)
@@ -117,12 +241,15 @@ class Manager:
             if isinstance(result, BaseException):
                 log.error("closing %s: %s", replica.key, result)
 
-    async def _serve(self, request: ChatRequest, tiers: Tiers, report: Report) -> Chunks:
-        arrived = self._clock()
+    async def _serve(self, request: ChatRequest, route: Route, report: Report) -> Chunks:
+        arrived = self.clock()
         deadline = arrived + (request.deadline_s or self.policy.total_s)
-        run = Run(request, tiers, report, arrived, deadline, prefix_of(request))
+        run = Run(request, route, report, arrived, deadline, prefix_of(request))
+        if route.canary is not None:
+            run.arm = route.canary.arm(self._chance())
         self._remember(report)
         self.active += 1
+        outcome = CLIENT_LEFT
         try:
             while not run.answered:
                 run.grants.append(await self.admission.admit(run))
@@ -131,6 +258,8 @@ class Manager:
                     lane = self._raced(run) if self.policy.hedge_s else self._attempted(run, run.grants[0])
                     async with aclosing(lane) as chunks:
                         async for chunk in chunks:
+                            if chunk.has_content:
+                                run.passed(self.clock())
                             yield chunk
                 except Error as error:
                     failed = error
@@ -141,21 +270,33 @@ class Manager:
                 if failed is not None:
                     self._note_failure(run, grant, failed)
                     await asyncio.sleep(self._go_on(run, grant, failed))
+        except Error as error:
+            outcome = error.code
+            raise
         finally:
             self.active -= 1
             self.retrying -= run.retrying
+            event = ended(run, OK if run.answered else outcome, self.clock())
+            self._told(event)
+            if (more := traced(run, event)) is not None:
+                self._told(more)
 
-    async def _attempted(self, run: Run, grant: Grant) -> Chunks:
+    def _attempted(self, run: Run, grant: Grant) -> Chunks:
         """What one attempt adds to the answer; `run.sent` has grown by it in the end."""
+        if run.request.trace is None:
+            return self._asked(run, grant, run.request)
+        return followed(run, grant, self._asked, self.clock)
+
+    async def _asked(self, run: Run, grant: Grant, request: ChatRequest) -> Chunks:
         attempt = Attempt(
             grant.target,
             grant.replica,
-            run.request,
+            request,
             run.report,
             run.sent,
             arrived=run.arrived,
             deadline=run.deadline,
-            clock=self._clock,
+            clock=self.clock,
         )
         sent = run.sent.copy()
         try:
@@ -223,12 +364,16 @@ class Manager:
                 self._note_failure(run, grant, error)
 
     def _succeeded(self, run: Run, grant: Grant, last: Chunk) -> None:
-        now = self._clock()
-        run.answered = True
+        now = self.clock()
+        run.answered, run.last = True, last
         run.report.attempts.append(Tried(grant.target.name, "ok", seconds=now - grant.at))
         speed = last.timings.tokens_per_s if last.timings else 0.0
         grant.replica.served(run.prefix, speed, now - grant.at)
         grant.replica.standing.succeeded(grant.generation, now)
+        if last.timings is not None and not run.report.seams:
+            first_token_s = run.arrived + last.timings.first_token_s - grant.at
+            grant.target.first_tokens_s.append(first_token_s)
+            _tell_canary(run, grant, Outcome(failed=False, first_token_s=first_token_s))
         self.admission.give_back(grant)
 
     def _release(self, grant: Grant, failed: Error | None) -> None:
@@ -236,13 +381,13 @@ class Manager:
         if failed is None:
             self.admission.abandon(grant)
             return
-        grant.replica.standing.failed(failed, grant.generation, self._clock(), self._chance())
+        grant.replica.standing.failed(failed, grant.generation, self.clock(), self._chance())
         self.admission.give_back(grant)
 
     def _note_failure(self, run: Run, grant: Grant, error: Error) -> None:
         """What is known of the request's candidates after one of them failed."""
         key = grant.replica.key
-        tried = Tried(grant.target.name, error.code, str(error), self._clock() - grant.at)
+        tried = Tried(grant.target.name, error.code, str(error), self.clock() - grant.at)
         run.report.attempts.append(tried)
         run.failures.append((tried, error))
         run.tried[key] = run.tried.get(key, 0) + 1
@@ -253,7 +398,12 @@ class Manager:
             run.again.add(key)
         else:
             run.again.discard(key)
-        log.warning("%s failed (%s): %s", key, error.code, error)
+        if isinstance(error, (ProviderError, EngineError)):
+            _tell_canary(run, grant, Outcome(failed=True))
+        if isinstance(error, TimedOut) and error.phase in ("first_token", "between_tokens"):
+            self.upkeep.suspect(grant.replica, error.limit_s)
+        named = {"request_id": run.report.request_id, "target": grant.target.name, "code": error.code}
+        log.warning("%s failed (%s): %s", key, error.code, error, extra=named)
 
     def _go_on(self, run: Run, grant: Grant, error: Error) -> float:
         """Seconds to pause before another attempt; raises if there shall be none."""
@@ -267,7 +417,7 @@ class Manager:
         self._retry(run)
         doublings = min(len(run.failures), 16)
         longest = min(self.policy.most_backoff_s, self.policy.backoff_s * 2.0**doublings)
-        return min(longest * self._chance(), max(0.0, run.deadline - self._clock()))
+        return min(longest * self._chance(), max(0.0, run.deadline - self.clock()))
 
     def _retry(self, run: Run) -> None:
         """A backend is to be asked a second time: within the budget, lest a failing one is buried under retries."""
@@ -283,21 +433,13 @@ class Manager:
         if len(self._reports) > self.policy.remembered:
             self._reports.popitem(last=False)
 
-    def _engine_changed(self, engine: Engine, old: EngineState, new: EngineState) -> None:
-        """An engine that crashed while it served is started again, without waiting for someone to ask for it."""
-        if old is EngineState.READY and new is EngineState.FAILED:
-            task = asyncio.get_running_loop().create_task(_mend(engine), name=f"restart of {engine.target}")
-            self._mending.add(task)
-            task.add_done_callback(self._mending.discard)
-        if new is EngineState.READY and self.admission.waiting:
-            asyncio.get_running_loop().call_soon(self.admission.dispatch)
 
-
-async def _mend(engine: Engine) -> None:
-    try:
-        await engine.restart()
-    except Error as error:
-        log.error("%s could not be started again: %s", engine.target, error)
+def _tell_canary(run: Run, grant: Grant, outcome: Outcome) -> None:
+    """The first result of a request, if the target that its arm begins with gave it."""
+    arm, canary = run.arm, run.route.canary
+    if arm is not None and canary is not None and not run.observed and grant.target.name in run.tiers[0]:
+        run.observed = True
+        canary.observe(arm, outcome)
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[Chunk]]) -> None:

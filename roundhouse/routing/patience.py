@@ -5,6 +5,7 @@ that is done for it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -16,10 +17,12 @@ T = TypeVar("T")
 class Patience:
     """Waits one after the other, each with its limit, in whatever task they happen. `close` it in the end.
 
-    The timer is set anew only when it rings early, which is seldom: most waits end long before their limit.
+    The timer is set anew only when it rings early, which is seldom: most waits end long before their limit. `often_s`:
+    it rings at least so often, so that a wait that is shorter than the one before needs no timer of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, often_s: float = math.inf) -> None:
+        self._often_s = often_s
         self._loop = asyncio.get_running_loop()
         self._ends = 0.0
         self._waiting: asyncio.Task[object] | None = None
@@ -65,7 +68,7 @@ class Patience:
 
     def _set(self) -> None:
         self.close()
-        self._timer = self._loop.call_at(self._ends, self._ring)
+        self._timer = self._loop.call_at(min(self._ends, self._loop.time() + self._often_s), self._ring)
 
     def _ring(self) -> None:
         self._timer = None

@@ -14,18 +14,27 @@ from roundhouse.core.errors import EngineError
 from roundhouse.engines.lifecycle import Engine, EngineState
 from roundhouse.engines.process import Ready
 from roundhouse.providers.base import LLMProvider
+from roundhouse.resources.placement import Popularity
 from roundhouse.routing.breaker import BreakerPolicy
 from roundhouse.routing.standing import Standing
+from roundhouse.routing.way import Plan
 
 __all__ = ["Replica"]
 
 log = logging.getLogger(__name__)
 _REMEMBERED_PREFIXES = 256
 _SMOOTHING = 0.2
+# How soon a request that waits for a leaving engine looks again, should nobody tell it.
+_LEAVING_S = 1.0
 
 
 class Replica:
-    """`connect` builds a client of a ready engine; a restarted engine answers elsewhere and so gets a new client."""
+    """`connect` builds a client of a ready engine; a restarted engine answers elsewhere and so gets a new client.
+
+    `target`: whose replica it is, if not its only one. `pin`: it is never unloaded. `plan`: how it could be run here,
+    None = it is not ours to run. `notes`: what was given up so that it fits the memory. `moved_at`: when the last piece
+    of an answer came from it, or an attempt began.
+    """
 
     def __init__(
         self,
@@ -36,20 +45,32 @@ class Replica:
         policy: BreakerPolicy | None = None,
         *,
         ttl_s: float | None = None,
+        pin: bool = False,
+        plan: Plan | None = None,
+        target: str = "",
     ) -> None:
         self.key = key
+        self.target = target or key
         self.engine = engine
         self.slots = slots
         self.busy = 0
         self.standing = Standing(policy)
-        self.ttl_s = ttl_s if engine.managed else None
+        self.ttl_s = ttl_s if engine.managed and not pin else None
+        self.pin = pin
+        self.plan = plan
+        self.moved_at = 0.0
+        self.leaving = ""
+        self.notes: tuple[str, ...] = ()
+        self.popularity = Popularity()
         self.speed = 0.0
         self.service_s = 1.0
         self._connect = connect
         self._prefixes: OrderedDict[int, None] = OrderedDict()
         self._closed = False
         self._unloading: asyncio.TimerHandle | None = None
-        self._stopping: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Future[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._client: LLMProvider | None = None
         self._ready: Ready | None = None
 
@@ -62,9 +83,25 @@ class Replica:
         """Whether a request would be answered without a start first."""
         return not self.engine.managed or self.engine.state is EngineState.READY
 
-    def take(self) -> None:
+    def objection(self, now: float) -> str:
+        """Why no request should go there now; empty = none. `leaving` is such a reason, set by whoever waits for it."""
+        return self.leaving or self.standing.objection(now)
+
+    def routable_in_s(self, now: float) -> float:
+        """Seconds until that may have changed."""
+        return _LEAVING_S if self.leaving else self.standing.routable_in_s(now)
+
+    def passes(self, now: float) -> bool:
+        """Whether it is worth waiting for."""
+        return bool(self.leaving) or self.standing.passes(now)
+
+    def take(self, now: float) -> None:
         """A request has one of its slots now."""
+        if not self.busy:
+            self.moved_at = now
         self.busy += 1
+        self._idle.clear()
+        self.popularity.used(now)
         if self._unloading is not None:
             self._unloading.cancel()
             self._unloading = None
@@ -72,14 +109,27 @@ class Replica:
     def give_back(self) -> None:
         """The request has ended; after the last one, and `ttl_s` without another, the engine gives its memory back."""
         self.busy -= 1
-        if not self.busy and self.ttl_s is not None and not self._closed:
+        if self.busy:
+            return
+        self._idle.set()
+        if self.ttl_s is not None and not self._closed:
             self._unloading = asyncio.get_running_loop().call_later(self.ttl_s, self._unload)
+
+    async def drained(self, limit_s: float | None = None) -> bool:
+        """Wait until none of its slots is taken; False if that took longer than `limit_s`."""
+        try:
+            async with asyncio.timeout(limit_s):
+                while self.busy:
+                    await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _unload(self) -> None:
         self._unloading = None
         if not self.busy and self.engine.state is EngineState.READY:
             log.info("%s was idle for %g s and is unloaded", self.key, self.ttl_s)
-            self._stopping = asyncio.get_running_loop().create_task(self.engine.stop(), name=f"unload {self.key}")
+            self._stopping = self.engine.stop()
 
     def holds(self, prefix: int) -> bool:
         return prefix in self._prefixes
@@ -119,4 +169,4 @@ class Replica:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
-        await asyncio.shield(self.engine.stop())
+        await self.engine.stop()

@@ -9,7 +9,9 @@ from the exact text.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from roundhouse.core.chat import ChatRequest, Message, Usage
 
@@ -36,14 +38,13 @@ class Resume:
         sampling = request.sampling
         if sampling.max_tokens is not None:
             sampling = replace(sampling, max_tokens=max(1, sampling.max_tokens - kept_tokens))
-        if request.continue_last:
+        if request.continue_last or request.raw:
             last = messages[-1]
             messages = (*messages[:-1], replace(last, content=last.content + self.kept))
         elif self.kept:
             messages = (*messages, Message("assistant", self.kept))
-        return replace(
-            request, messages=messages, continue_last=request.continue_last or bool(self.kept), sampling=sampling
-        )
+        continues = not request.raw and (request.continue_last or bool(self.kept))
+        return replace(request, messages=messages, continue_last=continues, sampling=sampling)
 
 
 def resumes(sent: str) -> tuple[Resume, ...]:

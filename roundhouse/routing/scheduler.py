@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
+
+import msgspec
 
 __all__ = ["Candidate", "Decision", "Exhausted", "Full", "Serve", "Wait", "choose"]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """One replica as it stands for one request.
 
     `unfit`: it can never serve this request, because of what it is or because it was tried; `again`: it was tried, and
@@ -35,28 +35,24 @@ class Candidate:
     again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Serve:
+class Serve(msgspec.Struct, frozen=True):
     """`forced`: there was an objection, and nobody without one."""
 
     key: str
     forced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """For a slot, or for `again_in_s` (None = a slot alone) until an objection ends."""
 
     again_in_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
+class Full(msgspec.Struct, frozen=True):
     """Every slot is taken and nobody may wait any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exhausted:
+class Exhausted(msgspec.Struct, frozen=True):
     """No candidate is left, or none that could serve in time."""
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from roundhouse.core.chat import ChatRequest, Sampling
+from msgspec.structs import replace
+
+from roundhouse.core.chat import ChatRequest, Sampling, Worded
 from roundhouse.core.errors import Error
 from roundhouse.core.model import Capabilities
 from roundhouse.prompts.families import DEFAULT, FAMILIES, Family, fit_roles, recognise
 from roundhouse.providers.base import DescribesModel, LLMProvider
 from roundhouse.routing.replica import Replica
 
-__all__ = ["Target", "TokenLimits"]
+__all__ = ["Check", "Target", "TokenLimits"]
+
+_REMEMBERED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +32,21 @@ class TokenLimits:
     load_s: float = 300.0
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a target is asked before it takes over; its answer must contain `expect`, whatever the case."""
+
+    prompt: str = "Say that you are ready."
+    expect: str = ""
+
+
 @dataclass(slots=True)
 class Target:
-    """`window_tokens`: its declared window, 0 = not declared. `family`: whose habits its model has, None = ask it."""
+    """`window_tokens`: its declared window, 0 = not declared. `family`: whose habits its model has, None = ask it.
+
+    `wanted`: how many of its replicas take requests, the first of them; 0 = all.
+    `first_tokens_s`: what its last answers took to begin, from the granting of the slot.
+    """
 
     name: str
     model: str
@@ -39,6 +56,14 @@ class Target:
     capabilities: Capabilities = field(default_factory=Capabilities)
     window_tokens: int = 0
     family: Family | None = None
+    wanted: int = 0
+    check: Check = Check()
+    first_tokens_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+
+    @property
+    def active(self) -> Sequence[Replica]:
+        """The replicas that take requests."""
+        return self.replicas[: self.wanted] if self.wanted else self.replicas
 
     @staticmethod
     def family_named(name: str) -> Family | None:
@@ -49,12 +74,18 @@ class Target:
         if self.family is None:
             self.family = await _family_of(self.model, client)
 
+    def worded(self, request: ChatRequest) -> Worded:
+        """Its prompt, if it has one, in the words for this target's model."""
+        if request.wording is None:
+            return Worded(request)
+        return request.wording.word(request, (self.family or DEFAULT).name, (self.name, self.model))
+
     def fitted(self, request: ChatRequest, client: LLMProvider) -> ChatRequest:
         """As this target's model wants it: unset sampling by its family, turns as its template takes them."""
-        if self.family is None or self.family is DEFAULT:
+        if self.family is None or self.family is DEFAULT or request.raw:
             return request
         able = client.capabilities.sampling
-        wanted = {name: getattr(self.family.sampling, name) for name in Sampling.__slots__ if name in able}
+        wanted = {name: getattr(self.family.sampling, name) for name in Sampling.__struct_fields__ if name in able}
         return replace(
             request,
             sampling=request.sampling.over(Sampling(**wanted)),

@@ -1,17 +1,32 @@
-"""The one table from an error's class to what HTTP says of it, in OpenAI's form."""
+"""The one table from an error's class to what HTTP says of it, and each wire's form of saying it."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from roundhouse.core import errors as e
 
-__all__ = ["body_of", "headers_of", "status_of"]
+__all__ = ["Form", "TooLarge", "anthropic_form", "form_of", "headers_of", "ollama_form", "openai_form", "status_of"]
+
+
+class TooLarge(e.InvalidRequest):
+    """A body past the limit: HTTP has a status of its own for it."""
+
+
+# What a body says of an error, before it is JSON.
+Form: TypeAlias = Callable[[e.Error], dict[str, Any]]
 
 # The first class of an error's own line of descent that stands here rules.
 _STATUS: dict[type[e.Error], tuple[int, str]] = {
+    e.KeyRejected: (401, "authentication_error"),
+    e.NotAllowed: (403, "permission_error"),
+    e.RateLimited: (429, "rate_limit_error"),
+    e.AccessError: (403, "permission_error"),
+    e.ConfigError: (422, "invalid_request_error"),
     e.ModelNotFound: (404, "invalid_request_error"),
+    TooLarge: (413, "invalid_request_error"),
     e.RequestError: (400, "invalid_request_error"),
     e.Overloaded: (503, "overloaded_error"),
     e.Loading: (503, "overloaded_error"),
@@ -23,6 +38,16 @@ _STATUS: dict[type[e.Error], tuple[int, str]] = {
     e.ResourceError: (503, "backend_error"),
     e.StoreError: (503, "backend_error"),
     e.Error: (500, "server_error"),
+}
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
 }
 
 
@@ -38,12 +63,15 @@ def status_of(error: e.Error) -> int:
 
 
 def headers_of(error: e.Error) -> dict[str, str]:
-    """`Retry-After` in whole seconds where the error knows when to come back."""
+    """`Retry-After` in whole seconds where the error knows when to come back; how to sign in where a key is missing."""
     retry_after_s = getattr(error, "retry_after_s", None)
-    return {} if retry_after_s is None else {"retry-after": str(max(1, math.ceil(retry_after_s)))}
+    headers = {} if retry_after_s is None else {"retry-after": str(max(1, math.ceil(retry_after_s)))}
+    if isinstance(error, e.KeyRejected):
+        headers["www-authenticate"] = 'Bearer realm="roundhouse"'
+    return headers
 
 
-def body_of(error: e.Error) -> dict[str, Any]:
+def openai_form(error: e.Error) -> dict[str, Any]:
     """`{"error": {message, type, param, code}}`, with the attempts made where there were several."""
     said: dict[str, Any] = {
         "message": str(error),
@@ -57,3 +85,21 @@ def body_of(error: e.Error) -> dict[str, Any]:
             for a in error.attempts
         ]
     return {"error": said}
+
+
+def ollama_form(error: e.Error) -> dict[str, Any]:
+    """`{"error": "text"}`."""
+    return {"error": str(error)}
+
+
+def anthropic_form(error: e.Error) -> dict[str, Any]:
+    """`{"type": "error", "error": {type, message}}`."""
+    kind = _ANTHROPIC_TYPES.get(status_of(error), "api_error")
+    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+
+
+def form_of(path: str) -> Form:
+    """How the clients of a path expect to be told of an error."""
+    if path.startswith("/api/"):
+        return ollama_form
+    return anthropic_form if path.startswith("/v1/messages") else openai_form

@@ -7,19 +7,27 @@ up, in every phase: queued, loading, waiting for the first token, streaming.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import msgspec
 from starlette.types import Message, Receive, Send
 
-from roundhouse.core.errors import Error, InvalidRequest
-from roundhouse.server.errors import body_of, headers_of, status_of
+from roundhouse.core.errors import Error
+from roundhouse.server.errors import Form, TooLarge, headers_of, status_of
 
-__all__ = ["ClientGone", "read_body", "send_bytes", "send_error", "send_events", "until_client_leaves"]
+__all__ = [
+    "ClientGone",
+    "part",
+    "read_body",
+    "send_bytes",
+    "send_error",
+    "send_json",
+    "start_stream",
+    "until_client_leaves",
+]
 
 _JSON = (b"content-type", b"application/json")
-_EVENTS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
 class ClientGone(Exception):
@@ -27,7 +35,7 @@ class ClientGone(Exception):
 
 
 async def read_body(receive: Receive, limit_bytes: int) -> bytes:
-    """The whole body. Raises `InvalidRequest` past `limit_bytes`, `ClientGone` if it never arrives whole."""
+    """The whole body. Raises `TooLarge` past `limit_bytes`, `ClientGone` if it never arrives whole."""
     pieces: list[bytes] = []
     size = 0
     while True:
@@ -37,7 +45,7 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
         piece = message.get("body", b"")
         size += len(piece)
         if size > limit_bytes:
-            raise InvalidRequest(f"the body is larger than {limit_bytes >> 20} MiB, which is the limit")
+            raise TooLarge(f"the body is larger than {limit_bytes >> 20} MiB, which is the limit")
         if not message.get("more_body"):
             return piece if not pieces else b"".join([*pieces, piece])
         pieces.append(piece)
@@ -80,23 +88,23 @@ async def send_bytes(send: Send, body: bytes, status: int = 200, headers: Mappin
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: Error) -> None:
-    await send_bytes(send, msgspec.json.encode(body_of(error)), status_of(error), headers_of(error))
+async def send_json(send: Send, said: Any, status: int = 200) -> None:
+    """Any value as a JSON answer."""
+    await send_bytes(send, msgspec.json.encode(said), status)
 
 
-async def send_events(send: Send, events: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
-    """Server-sent events. An error after the first byte becomes an error event, and no end mark follows it."""
-    await send({"type": "http.response.start", "status": 200, "headers": [*_EVENTS, *_raw(headers)]})
-    try:
-        async for event in events:
-            await send(_part(event))
-    except Error as error:
-        await send(_part(b"data: " + msgspec.json.encode(body_of(error)) + b"\n\n"))
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+async def send_error(send: Send, error: Error, form: Form, status: int | None = None) -> None:
+    await send_bytes(send, msgspec.json.encode(form(error)), status or status_of(error), headers_of(error))
 
 
-def _part(body: bytes) -> Message:
-    return {"type": "http.response.body", "body": body, "more_body": True}
+async def start_stream(send: Send, media_type: bytes, headers: Mapping[str, str]) -> None:
+    """The head of an answer that comes in `part`s."""
+    sent = [(b"content-type", media_type), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+    await send({"type": "http.response.start", "status": 200, "headers": [*sent, *_raw(headers)]})
+
+
+def part(body: bytes, *, last: bool = False) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": not last}
 
 
 def _raw(headers: Mapping[str, str] | None) -> list[tuple[bytes, bytes]]:

@@ -5,16 +5,33 @@ Format: platform.openai.com/docs/api-reference/chat. Fields that this file does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from roundhouse.core.chat import Answer, ChatRequest, Chunk, Message, Sampling, TokenLogprob, Tool, ToolCall, Usage
-from roundhouse.core.errors import InvalidRequest
+from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.core.report import Report
+from roundhouse.server.dialect import EVENTS, Asked, decode, extension, summed
+from roundhouse.server.errors import openai_form
 
-__all__ = ["Asked", "StreamEncoder", "encode_answer", "parse_chat"]
+__all__ = [
+    "Chat",
+    "ChatBody",
+    "Extension",
+    "StreamOptions",
+    "answers_wanted",
+    "sampling_of",
+    "schema_of",
+    "wire_logprobs",
+    "wire_usage",
+]
+
+# More answers to one request would take every slot there is.
+_MOST_ANSWERS = 16
 
 _json = msgspec.json.Encoder()
 
@@ -48,22 +65,32 @@ class _Tool(msgspec.Struct):
     type: Literal["function"] = "function"
 
 
-class _StreamOptions(msgspec.Struct):
+class StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
-class _Extension(msgspec.Struct, forbid_unknown_fields=True):
+class Extension(msgspec.Struct, forbid_unknown_fields=True):
     """What rides under the one key `roundhouse`."""
 
     fallback: bool = True
     priority: int = 0
 
 
-class _Body(msgspec.Struct):
-    messages: list[_Message]
+class ChatExtension(Extension, forbid_unknown_fields=True):
+    """A prompt by name comes before the messages, of which there need be none then."""
+
+    prompt: str = ""
+    variables: dict[str, str | int | float | bool | list[Any]] = msgspec.field(default_factory=dict)
+    experiment_unit: str = ""
+
+
+class ChatBody(msgspec.Struct):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[_Message] = msgspec.field(default_factory=list)
     model: str = ""
     stream: bool | None = None
-    stream_options: _StreamOptions | None = None
+    stream_options: StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     temperature: float | None = None
@@ -83,67 +110,79 @@ class _Body(msgspec.Struct):
     n: int | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    roundhouse: _Extension | None = None
-
-
-_KNOWN = frozenset(_Body.__struct_fields__)
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """One parsed request: what to ask, and how the client wants it told."""
-
-    request: ChatRequest
-    stream: bool
-    include_usage: bool
+    roundhouse: ChatExtension | None = None
 
 
 def parse_chat(body: bytes) -> Asked:
     """The request in `body`; raises `InvalidRequest` that names the field at fault."""
-    try:
-        raw = msgspec.json.decode(body)
-        if not isinstance(raw, dict):
-            raise InvalidRequest(f"the body must be a JSON object, not {type(raw).__name__}")
-        asked = msgspec.convert(raw, _Body)
-    except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at `$")
-        raise InvalidRequest(f"{message} (at {place.strip('`.') or 'the top'})", param=place.strip("`.")) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
-    if not asked.messages:
+    asked, extra = decode(body, ChatBody)
+    own = asked.roundhouse or ChatExtension()
+    if own.variables and not own.prompt:
+        raise InvalidRequest("variables belong to a prompt; name one in roundhouse.prompt", param="roundhouse.prompt")
+    if not asked.messages and not own.prompt:
         raise InvalidRequest("messages is empty; send at least one message", param="messages")
-    if asked.n not in (None, 1):
-        raise InvalidRequest(f"n={asked.n} is not available; ask once per answer", param="n")
-    extension = asked.roundhouse or _Extension()
     request = ChatRequest(
         messages=tuple(_message(message, index) for index, message in enumerate(asked.messages)),
         model=asked.model,
-        sampling=_sampling(asked),
+        sampling=sampling_of(asked),
         tools=tuple(_tool(tool) for tool in asked.tools or ()),
         tool_choice=asked.tool_choice,
-        json_schema=_schema(asked.response_format),
-        logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+        json_schema=schema_of(asked.response_format),
+        logprobs=_logprobs_wanted(asked),
         continue_last=_continues(asked),
-        extra={name: value for name, value in raw.items() if name not in _KNOWN and value is not None},
-        fallback=extension.fallback,
-        priority=extension.priority,
+        extra=extra,
+        fallback=own.fallback,
+        priority=own.priority,
     )
     include_usage = asked.stream_options is not None and asked.stream_options.include_usage
-    return Asked(request, bool(asked.stream), include_usage)
+    return Asked(
+        answers_wanted(request, asked.n),
+        bool(asked.stream),
+        include_usage,
+        prompt=own.prompt,
+        variables=own.variables,
+        unit=own.experiment_unit or str(extra.get("user") or ""),
+    )
 
 
-def _continues(asked: _Body) -> bool:
-    if asked.continue_final_message and asked.messages[-1].role != "assistant":
+def answers_wanted(request: ChatRequest, n: int | None) -> tuple[ChatRequest, ...]:
+    """`request` once for each answer; a seed counts up, lest all answers be the same."""
+    if n is None or n == 1:
+        return (request,)
+    if not 1 <= n <= _MOST_ANSWERS:
+        raise InvalidRequest(f"n must be between 1 and {_MOST_ANSWERS}, not {n}", param="n")
+    seed = request.sampling.seed
+    if seed is None:
+        return (request,) * n
+    return tuple(replace(request, sampling=replace(request.sampling, seed=seed + place)) for place in range(n))
+
+
+def _logprobs_wanted(asked: ChatBody) -> int | None:
+    if not 0 <= (asked.top_logprobs or 0) <= 20:
+        raise InvalidRequest(f"top_logprobs must be between 0 and 20, not {asked.top_logprobs}", param="top_logprobs")
+    if asked.top_logprobs and not asked.logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+    return (asked.top_logprobs or 0) if asked.logprobs else None
+
+
+def _continues(asked: ChatBody) -> bool:
+    if asked.continue_final_message and [message.role for message in asked.messages[-1:]] != ["assistant"]:
         raise InvalidRequest("continue_final_message needs an assistant message at the end", param="messages")
     return bool(asked.continue_final_message)
 
 
-def _sampling(asked: _Body) -> Sampling:
+def sampling_of(asked: Any) -> Sampling:
+    """Of a body that has OpenAI's names; raises `InvalidRequest` for a value that no backend could take."""
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
-    limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
+    newer = getattr(asked, "max_completion_tokens", None)
+    limit = newer if newer is not None else asked.max_tokens
     if limit is not None and limit < 1:
         raise InvalidRequest(f"max_tokens must be at least 1, not {limit}", param="max_tokens")
-    if asked.temperature is not None and not 0 <= asked.temperature <= 2:
-        raise InvalidRequest(f"temperature must be between 0 and 2, not {asked.temperature}", param="temperature")
+    within("temperature", asked.temperature, 0, 2)
+    within("top_p", asked.top_p, 0, 1)
+    within("presence_penalty", asked.presence_penalty, -2, 2)
+    within("frequency_penalty", asked.frequency_penalty, -2, 2)
+    within("seed", asked.seed, -(2**63), 2**63 - 1)
     return Sampling(
         max_tokens=limit,
         temperature=asked.temperature,
@@ -156,6 +195,11 @@ def _sampling(asked: _Body) -> Sampling:
         seed=asked.seed,
         stop=stop,
     )
+
+
+def within(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise InvalidRequest(f"{name} must be between {low} and {high}, not {value}", param=name)
 
 
 def _message(message: _Message, index: int) -> Message:
@@ -198,7 +242,7 @@ def _tool(tool: _Tool) -> Tool:
     return Tool(tool.function.name, tool.function.description or "", tool.function.parameters or {})
 
 
-def _schema(response_format: dict[str, Any] | None) -> Mapping[str, Any] | None:
+def schema_of(response_format: dict[str, Any] | None) -> Mapping[str, Any] | None:
     match response_format:
         case None | {"type": "text"}:
             return None
@@ -213,49 +257,85 @@ def _schema(response_format: dict[str, Any] | None) -> Mapping[str, Any] | None:
             )
 
 
-def encode_answer(answer: Answer, report: Report, created: int) -> bytes:
-    """A `chat.completion` object."""
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text}
+class Chat:
+    """The dialect of `/v1/chat/completions`."""
+
+    media_type = EVENTS
+    form = staticmethod(openai_form)
+
+    def parse(self, body: bytes) -> Asked:
+        return parse_chat(body)
+
+    def whole(self, asked: Asked, answers: Sequence[Answer], reports: Sequence[Report]) -> bytes:
+        """A `chat.completion` object."""
+        usage = summed([answer.usage for answer in answers], len(answers))
+        return _json.encode(
+            {
+                "id": f"chatcmpl-{reports[0].request_id}",
+                "object": "chat.completion",
+                "created": int(time.time()),
+                "model": reports[0].model,
+                "choices": [_choice(place, answer) for place, answer in enumerate(answers)],
+                "usage": wire_usage(usage),
+                "roundhouse": extension(reports[0], answers[0]),
+            }
+        )
+
+    def encoder(self, asked: Asked, reports: Sequence[Report]) -> ChatEncoder:
+        return ChatEncoder(reports, int(time.time()), include_usage=asked.include_usage)
+
+
+def _choice(place: int, answer: Answer) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
     if answer.tool_calls:
         message["tool_calls"] = [_wire_call(call, streamed=False) for call in answer.tool_calls]
-    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": answer.finish_reason, "logprobs": None}
-    if answer.logprobs:
-        choice["logprobs"] = _wire_logprobs(answer.logprobs)
-    return _json.encode(
-        {
-            "id": f"chatcmpl-{report.request_id}",
-            "object": "chat.completion",
-            "created": created,
-            "model": report.model,
-            "choices": [choice],
-            "usage": _wire_usage(answer.usage),
-            "roundhouse": _extension(report, answer),
-        }
-    )
+        message["content"] = answer.text or None
+    return {
+        "index": place,
+        "message": message,
+        "finish_reason": answer.finish_reason,
+        "logprobs": wire_logprobs(answer.logprobs) if answer.logprobs else None,
+    }
 
 
-class StreamEncoder:
+class ChatEncoder:
     """`Chunk`s -> server-sent events of `chat.completion.chunk` objects, each event whole."""
 
-    def __init__(self, report: Report, created: int, *, include_usage: bool) -> None:
-        self._report = report
+    def __init__(self, reports: Sequence[Report], created: int, *, include_usage: bool) -> None:
+        self._report = reports[0]
+        self._usages = [Usage()] * len(reports)
+        self._open = len(reports)
         self._include_usage = include_usage
         # The fields that no chunk changes are encoded once; a text chunk is then two joins around its text.
-        head = {"id": f"chatcmpl-{report.request_id}", "object": "chat.completion.chunk", "created": created}
-        self._head = b"data: " + _json.encode(head)[:-1] + b',"model":' + _json.encode(report.model)
+        head = {"id": f"chatcmpl-{self._report.request_id}", "object": "chat.completion.chunk", "created": created}
+        self._head = b"data: " + _json.encode(head)[:-1] + b',"model":' + _json.encode(self._report.model)
         self._text_head = self._head + b',"choices":[{"index":0,"delta":{"content":'
-        self._text_tail = b'},"finish_reason":null,"logprobs":null}]}\n\n'
 
-    def first(self) -> bytes:
-        """The event that names the role."""
-        return self._event({"role": "assistant", "content": ""}, None, None)
+    def begin(self) -> bytes:
+        """The event that names the role, for each answer."""
+        role = {"role": "assistant", "content": ""}
+        return b"".join(self._event(index, role, None, ()) for index in range(len(self._usages)))
 
-    def piece(self, chunk: Chunk) -> bytes:
-        """A piece of content, without its finish reason."""
-        if chunk.text and not (chunk.reasoning or chunk.tool_calls or chunk.logprobs):
-            return self._text_head + _json.encode(chunk.text) + self._text_tail
+    def piece(self, index: int, chunk: Chunk) -> bytes:
+        """The content of a chunk, and the end of its answer if it is the last."""
+        content = self._content(index, chunk) if chunk.has_content or chunk.logprobs else b""
+        return content if chunk.finish_reason is None else content + self._last(index, chunk)
+
+    def end(self) -> bytes:
+        """Usage where it is asked for, and the end mark."""
+        if not self._include_usage:
+            return b"data: [DONE]\n\n"
+        usage = _json.encode(wire_usage(summed(self._usages, len(self._usages))))
+        return self._head + b',"choices":[],"usage":' + usage + b"}\n\ndata: [DONE]\n\n"
+
+    def failed(self, error: Error) -> bytes:
+        return b"data: " + _json.encode(openai_form(error)) + b"\n\n"
+
+    def _content(self, index: int, chunk: Chunk) -> bytes:
+        if chunk.text and not (index or chunk.reasoning or chunk.tool_calls or chunk.logprobs):
+            return self._text_head + _json.encode(chunk.text) + b'},"finish_reason":null,"logprobs":null}]}\n\n'
         delta: dict[str, Any] = {}
         if chunk.text:
             delta["content"] = chunk.text
@@ -263,54 +343,33 @@ class StreamEncoder:
             delta["reasoning_content"] = chunk.reasoning
         if chunk.tool_calls:
             delta["tool_calls"] = [_wire_call(call, streamed=True) for call in chunk.tool_calls]
-        return self._event(delta, None, chunk.logprobs)
+        return self._event(index, delta, None, chunk.logprobs)
 
-    def last(self, chunk: Chunk) -> bytes:
-        """The finish reason, usage where asked for, and the end mark."""
-        events = [self.piece(chunk)] if chunk.has_content else []
-        extension = _extension(self._report, chunk)
-        events.append(self._event({}, chunk.finish_reason, None, b',"roundhouse":' + _json.encode(extension)))
-        if self._include_usage:
-            usage = _json.encode(_wire_usage(chunk.usage or Usage()))
-            events.append(self._head + b',"choices":[],"usage":' + usage + b"}\n\n")
-        return b"".join([*events, b"data: [DONE]\n\n"])
+    def _last(self, index: int, chunk: Chunk) -> bytes:
+        """The finish reason; after the last of all answers, what is said beside them."""
+        self._usages[index] = chunk.usage or Usage()
+        self._open -= 1
+        tail = b"" if self._open else b',"roundhouse":' + _json.encode(extension(self._report, chunk))
+        return self._event(index, {}, chunk.finish_reason, (), tail)
 
     def _event(
         self,
+        index: int,
         delta: dict[str, Any],
         finish_reason: str | None,
-        logprobs: tuple[TokenLogprob, ...] | None,
+        logprobs: tuple[TokenLogprob, ...],
         tail: bytes = b"",
     ) -> bytes:
         choice = {
-            "index": 0,
+            "index": index,
             "delta": delta,
             "finish_reason": finish_reason,
-            "logprobs": _wire_logprobs(logprobs) if logprobs else None,
+            "logprobs": wire_logprobs(logprobs) if logprobs else None,
         }
         return self._head + b',"choices":[' + _json.encode(choice) + b"]" + tail + b"}\n\n"
 
 
-def _extension(report: Report, end: Answer | Chunk) -> dict[str, Any]:
-    """The `roundhouse` object: who answered after what, and how long each part took, in seconds."""
-    said: dict[str, Any] = {
-        "route": report.route,
-        "target": report.target,
-        "attempts": [
-            {"target": a.target, "outcome": a.outcome, "reason": a.reason, "seconds": round(a.seconds, 4)}
-            for a in report.attempts
-        ],
-        "warnings": list(report.warnings),
-    }
-    if report.seams:
-        said["seams"] = [{"at": seam.at, "before": seam.before, "after": seam.after} for seam in report.seams]
-    if end.timings:
-        timings = msgspec.to_builtins(end.timings)
-        said["timings"] = {name: round(value, 4) for name, value in timings.items()}
-    return said
-
-
-def _wire_usage(usage: Usage) -> dict[str, Any]:
+def wire_usage(usage: Usage) -> dict[str, Any]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -328,7 +387,7 @@ def _wire_call(call: ToolCall, *, streamed: bool) -> dict[str, Any]:
     return said
 
 
-def _wire_logprobs(entries: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+def wire_logprobs(entries: tuple[TokenLogprob, ...]) -> dict[str, Any]:
     return {
         "content": [
             {

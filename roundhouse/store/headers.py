@@ -76,7 +76,8 @@ def _read_header(path: Path) -> tuple[Header, int]:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _parse(data, size, name), size
     except FileNotFoundError as error:
-        raise BadHeader(f"there is no model file {name}; check the path", path=name) from error
+        looked = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise BadHeader(f"there is no model file {name}{looked}; check the path", path=name) from error
     except IsADirectoryError as error:
         raise BadHeader(f"{name} is a folder; llama.cpp needs one GGUF file", path=name) from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_config_check_reads_the_templates_too(tmp_path: Path) -> None:
 
 def test_config_show_tells_where_a_value_comes_from_and_hides_secrets(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("llm: {providers: [{type: openai, endpoint: x, api_key: hunter2}]}\nserver: {port: 99}\n")
+    path.write_text("llm: {providers: [{type: openai, endpoint: 'http://x', api_key: hunter2}]}\nserver: {port: 99}\n")
     shown = run("config", "show", "--config", str(path))
     assert f"server.port = 99  ({path}:2)" in shown.stdout.decode()
     assert "server.host = 127.0.0.1  (default)" in shown.stdout.decode()
@@ -226,3 +227,24 @@ def test_faults_that_are_none_or_have_no_backend_are_said() -> None:
     assert ended.returncode == 1
     assert b"no faulty backend answers at http://127.0.0.1:9" in ended.stderr
     assert b"Traceback" not in ended.stderr
+
+
+def test_what_stands_in_the_way_of_listening_is_said_with_what_to_do(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for flags, said in (
+            (("--port", port), "choose another --port"),
+            (("--host", "127.0.0.1.nowhere.invalid"), "there are no keys to keep strangers out"),
+        ):
+            ended = run("serve", *flags)
+            assert ended.returncode == 2
+            assert said in ended.stderr.decode()
+
+
+def test_a_key_without_a_name_is_refused(tmp_path: Path) -> None:
+    for name in ("", " ", "a\nb", "a\x1b[2J"):
+        ended = run("keys", "create", name)
+        assert (ended.returncode, b"name the key" in ended.stderr) == (2, True)
+    assert b"there are no keys" in run("keys", "list").stderr

@@ -62,9 +62,12 @@ def test_a_prompt_ends_where_its_block_ends_without_the_last_line_break() -> Non
 
 
 def test_the_users_rag_query_is_the_built_in_one_byte_for_byte() -> None:
-    from roundhouse.prompts.builtin import BUILTIN
+    from roundhouse.prompts.builtin import builtin
 
-    assert load_text(USERS_FILE).prompt_templates["rag_query"] == BUILTIN["rag_query"]
+    assert (
+        load_text(USERS_FILE).prompt_templates["rag_query"]
+        == builtin().find("rag_query").variants["default"].turns[0].template.source
+    )
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -118,7 +121,7 @@ def test_variables_are_read_from_the_environment_and_keep_their_type() -> None:
 
 
 def test_a_dollar_sign_can_be_written() -> None:
-    text = "llm: {providers: [{type: openai, endpoint: x, headers: {a: '$${B}', b: $5}}]}"
+    text = "llm: {providers: [{type: openai, endpoint: 'http://x', headers: {a: '$${B}', b: $5}}]}"
     assert load_text(text).targets[0].headers == {"a": "${B}", "b": "$5"}
 
 

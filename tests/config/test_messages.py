@@ -75,7 +75,7 @@ def test_message(text: str, message: str) -> None:
 
 
 def test_a_value_from_the_environment_is_never_shown() -> None:
-    text = HEAD + "    - {type: openai, endpoint: x, temperature: '${SECRET}'}\n"
+    text = HEAD + "    - {type: openai, endpoint: 'http://x', temperature: '${SECRET}'}\n"
     with pytest.raises(ConfigError) as caught:
         load_text(text, environ={"SECRET": "hunter2"})
     assert "hunter2" not in str(caught.value)
@@ -114,3 +114,28 @@ def test_any_structure_is_read_or_refused_with_a_config_error(value: object) -> 
         load_text(json.dumps(value))
     except ConfigError as error:
         assert error.message  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:11434", "'127.0.0.1:11434' has no http:// or https://; did you mean http://127.0.0.1:11434?"),
+        ("localhost", "did you mean http://localhost?"),
+        ("ftp://host", "expected a URL that begins with http:// or https://, found 'ftp://host'"),
+        ("http://", "expected a URL"),
+        ("http://host:99999", "expected a URL"),
+        ("http://[::1", "expected a URL"),
+        ("12", "did you mean http://12?"),
+    ],
+)
+def test_an_address_without_its_scheme_is_refused_before_it_is_tried(address: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(f"llm: {{providers: [{{type: openai, model: m, endpoint: '{address}'}}]}}")
+    assert said in str(caught.value)
+
+
+def test_a_password_in_an_address_is_not_repeated() -> None:
+    for address in ("user:secret-password@host", "ftp://user:secret-password@host"):
+        with pytest.raises(ConfigError) as caught:
+            load_text(f"llm: {{providers: [{{type: openai, model: m, endpoint: '{address}'}}]}}")
+        assert "secret-password" not in str(caught.value)

@@ -1,12 +1,12 @@
 """An answer that is cut goes on in another engine of the same model, from the very text; the client sees no seam."""
 
-import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
 from roundhouse.core.chat import Answer, ChatRequest, Chunks, Message, Sampling, collect
 from roundhouse.core.errors import StreamBroken
@@ -19,6 +19,7 @@ from roundhouse.providers.huggingface import HuggingFaceClient
 from roundhouse.providers.llamacpp import LlamaCppClient
 from roundhouse.routing.manager import Manager
 from roundhouse.routing.replica import Replica
+from roundhouse.routing.route import Route
 from roundhouse.routing.target import Target
 from tests.conftest import rag_query
 from tests.contract.subjects import DEMO_PROMPT, child, endpoint, huggingface, llamacpp
@@ -69,7 +70,7 @@ def _manager(first: LLMProvider, second: LLMProvider, model: str = "demo") -> Ma
 
 
 async def _ask(manager: Manager, request: ChatRequest = REQUEST) -> tuple[Answer, Report]:
-    reply = manager.stream(request, (("a",), ("b",)), Report("id", "default"))
+    reply = manager.stream(request, Route("default", (("a",), ("b",))), Report("id", "default"))
     return collect([chunk async for chunk in reply.chunks]), reply.report
 
 
@@ -82,7 +83,7 @@ async def test_cut_at_every_place_the_joined_answer_is_the_whole_one(pair: Pair,
 
 
 def _question(row: dict[str, Any]) -> ChatRequest:
-    return dataclasses.replace(REQUEST, messages=(Message("user", rag_query(row["context"], row["question"])),))
+    return structs.replace(REQUEST, messages=(Message("user", rag_query(row["context"], row["question"])),))
 
 
 async def _cut_everywhere(pair: Pair, request: ChatRequest) -> None:
@@ -107,7 +108,7 @@ async def _cut_everywhere(pair: Pair, request: ChatRequest) -> None:
 
 
 async def test_the_limit_of_tokens_holds_over_both_parts(pair: Pair) -> None:
-    request = dataclasses.replace(REQUEST, sampling=Sampling(temperature=0.0, max_tokens=7))
+    request = structs.replace(REQUEST, sampling=Sampling(temperature=0.0, max_tokens=7))
     whole = await pair[0].agenerate(request)
     for after in range(1, 7):
         answer, _ = await _ask(_manager(Cut(pair[0], after), pair[1]), request)

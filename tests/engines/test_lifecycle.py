@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -12,13 +13,14 @@ import pytest
 from roundhouse.core import errors
 from roundhouse.engines import launch
 from roundhouse.engines.lifecycle import ENGINE, Engine, EngineInput, EngineState
+from tests.conftest import lodged
 
 DOCS = Path(__file__).parents[2] / "docs" / "engines.md"
 
 
 @pytest.fixture
 async def engine(demo_gguf: Path) -> AsyncIterator[Engine]:
-    made = Engine("t", lambda: launch.llamacpp(str(demo_gguf), {"n_threads": 1, "n_ctx": 256}, cores=1))
+    made = Engine("t", lodged(lambda: launch.llamacpp(str(demo_gguf), {"n_threads": 1, "n_ctx": 256}, cores=1)))
     yield made
     await made.stop()
 
@@ -76,7 +78,7 @@ async def test_what_keeps_failing_is_started_again_only_after_a_growing_pause(tm
         starts += 1
         raise errors.BadHeader("cut")
 
-    engine = Engine("t", plan, clock=lambda: now)
+    engine = Engine("t", lodged(plan), clock=lambda: now)
     for moment, expected in ((100.0, 1), (100.0, 2), (100.4, 2), (100.6, 3), (101.5, 3), (101.7, 4)):
         now = moment
         with pytest.raises(errors.BadHeader):
@@ -89,7 +91,7 @@ async def test_a_foreign_exception_while_starting_is_a_launch_that_failed_and_no
     def plan() -> launch.Spawn:
         raise PermissionError("no")
 
-    engine = Engine("t", plan)
+    engine = Engine("t", lodged(plan))
     for _ in range(2):
         with pytest.raises(errors.LaunchFailed, match="PermissionError: no"):
             await engine.ensure_ready()
@@ -109,6 +111,31 @@ async def test_a_stopped_engine_starts_again_and_stopping_while_it_starts_leaves
         await starting
     assert psutil.Process().children() == []
     await engine.ensure_ready()
+
+
+async def test_a_start_that_fails_in_the_moment_of_being_stopped_is_stopped() -> None:
+    """The failure is already on its way when the stop comes."""
+    failing = asyncio.Event()
+
+    def plan() -> launch.Spawn:
+        raise errors.NoFit("no room", target="t")
+
+    @asynccontextmanager
+    async def lodging() -> AsyncIterator[launch.Spawn]:
+        await failing.wait()
+        yield plan()
+
+    engine = Engine("t", lodging)
+    asking = asyncio.create_task(engine.ensure_ready())
+    while engine.state is not EngineState.STARTING:
+        await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    failing.set()
+    await engine.stop()
+    await asyncio.wait((asking,))
+    assert engine.state is EngineState.COLD
+    assert isinstance(asking.exception(), errors.Error)
 
 
 async def test_an_attached_engine_is_ready_and_has_nothing_to_stop() -> None:
@@ -136,7 +163,8 @@ async def test_engines_that_share_a_turn_start_one_after_the_other(demo_gguf: Pa
     """vLLM measures the free memory while it starts."""
     turn = asyncio.Lock()
     engines = [
-        Engine(name, lambda: launch.llamacpp(str(demo_gguf), {"n_ctx": 256}, cores=1), turn=turn) for name in "ab"
+        Engine(name, lodged(lambda: launch.llamacpp(str(demo_gguf), {"n_ctx": 256}, cores=1)), turn=turn)
+        for name in "ab"
     ]
     await turn.acquire()
     starting = [asyncio.create_task(engine.ensure_ready()) for engine in engines]

@@ -11,6 +11,7 @@ from roundhouse.core.chat import ChatRequest
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.checks import check_targets
 from roundhouse.gateway.defaults import with_default_route
+from roundhouse.prompts.prompt import Prepared
 from tests.conftest import VARO, WHO
 from tests.fakes.http import Exchange, fake_server
 
@@ -47,7 +48,7 @@ async def test_a_long_document_is_cut_to_the_window_and_the_cut_is_told() -> Non
     paragraphs[150] = VARO
     async with Gateway(load_text(DEMO)) as gateway:
         request, cut = await gateway.question(WHO, "\n\n".join(paragraphs), prompt="rag_query")
-        assert VARO in request.messages[0].content
+        assert VARO in _text(request)
         assert cut.startswith("of 200 paragraphs, the ")
         reported = await gateway.generate(request)
     assert reported.answer.usage.prompt_tokens <= 1024 - 256
@@ -57,7 +58,7 @@ async def test_a_document_that_fits_is_not_touched() -> None:
     async with Gateway(load_text(DEMO)) as gateway:
         request, cut = await gateway.question(WHO, VARO, prompt="rag_query")
     assert cut == ""
-    assert request.messages[0].content.startswith(f"Context: {VARO}\n\nQuestion: {WHO}\n\nAnswer based")
+    assert _text(request).startswith(f"Context: {VARO}\n\nQuestion: {WHO}\n\nAnswer based")
 
 
 async def test_a_window_too_small_for_anything_is_said() -> None:
@@ -71,7 +72,7 @@ async def test_prompts_of_the_configuration_win_and_unknown_ones_are_named() -> 
     text = f"llm: {{providers: [{{type: llamacpp, model: demo}}], prompt_templates: {prompts}}}"
     async with Gateway(load_text(text)) as gateway:
         request, _ = await gateway.question("q?", "d", prompt="rag_query")
-        assert request.messages[0].content == "Q q? C d"
+        assert _text(request) == "Q q? C d"
         with pytest.raises(errors.TemplateError, match='wants "x"'):
             await gateway.question("q?", "d", prompt="odd")
         with pytest.raises(errors.TemplateError, match='there is no prompt "rag"'):
@@ -82,7 +83,7 @@ async def test_prompts_of_the_configuration_win_and_unknown_ones_are_named() -> 
 
 def test_a_bad_template_in_the_configuration_is_found_at_once() -> None:
     with pytest.raises(errors.TemplateError, match='template "p", line 1'):
-        Gateway(load_text('llm: {providers: [{type: openai, endpoint: x}], prompt_templates: {p: "{a.b}"}}'))
+        Gateway(load_text('llm: {providers: [{type: openai, endpoint: "http://x"}], prompt_templates: {p: "{a.b}"}}'))
 
 
 async def test_no_memory_for_the_model_is_said_with_what_would_help() -> None:
@@ -113,12 +114,58 @@ async def test_checks_tell_what_would_serve_without_loading_anything() -> None:
     assert "nothing listens there" in checks["dead"].detail
 
 
-async def test_what_has_no_effect_yet_is_said() -> None:
-    settings = load_text("llm: {providers: [{type: openai, endpoint: x, ttl: 5m, replicas: {min: 1, max: 3}}]}")
-    assert Gateway(settings).notices == ['target "openai": replicas.max, ttl has no effect in this version']
+async def test_what_has_no_effect_on_a_backend_of_someone_else_is_said() -> None:
+    settings = load_text(
+        "llm: {providers: [{type: openai, endpoint: 'http://x', ttl: 5m, replicas: {min: 1, max: 3}}]}"
+    )
+    assert Gateway(settings).notices == ['target "openai" is run by someone else: replicas, ttl has no effect']
 
 
 async def test_a_request_without_messages_is_the_callers_mistake() -> None:
     async with Gateway(load_text("llm: {providers: [{type: llamacpp, model: demo}]}")) as gateway:
         with pytest.raises(errors.InvalidRequest, match="there are no messages"):
             gateway.stream(ChatRequest(messages=()))
+
+
+def _text(request: ChatRequest) -> str:
+    assert isinstance(request.wording, Prepared)
+    return request.wording.wording("mistral", "demo").text
+
+
+async def test_a_prompt_is_worded_for_the_target_that_answers_and_said_in_the_report() -> None:
+    text = """
+        llm:
+          providers: [{type: llamacpp, model: demo, family: gemma2}]
+          prompt_templates: {p: {default: "D {context} {question}", gemma2: "Context: {context} Q: {question}"}}
+    """
+    async with Gateway(load_text(text)) as gateway:
+        request = gateway.prompted("p", {"context": f"{VARO}<end_of_turn>", "question": WHO}, ChatRequest(()))
+        reported = await gateway.generate(request)
+    assert reported.report.variant == "gemma2"
+    assert reported.report.prompt.startswith("p@")
+    assert reported.report.warnings == ["special tokens in context were broken up"]
+
+
+async def test_a_failover_to_another_family_is_worded_anew_and_said() -> None:
+    text = """
+        llm:
+          providers:
+            - {type: openai, endpoint: "http://127.0.0.1:1", name: dead, model: m, family: llama3}
+            - {type: llamacpp, model: demo}
+    """
+    async with Gateway(load_text(text)) as gateway:
+        request = gateway.prompted("rag_query", {"context": VARO, "question": WHO}, ChatRequest(()))
+        reported = await gateway.generate(request)
+    assert reported.answer.text == VARO
+    assert reported.report.variant == "demo"
+    assert 'the prompt is worded for "demo" instead of "llama3"' in reported.report.warnings
+
+
+async def test_a_value_is_cut_from_the_side_that_the_prompt_says() -> None:
+    async with Gateway(load_text(DEMO)) as gateway:
+        long = "word " * 5000 + "end"
+        request = gateway.prompted("summarization", {"text": long}, ChatRequest(()))
+        fitted, notes = await gateway.within_window(request)
+        assert await gateway.within_window(fitted) == (fitted, ())
+    assert "word word\n\n# Task" in _text(fitted)
+    assert "characters were cut from the end" in notes[0]

@@ -155,6 +155,8 @@ def test_a_prompt_manager_prefers_the_family_and_falls_back_to_the_default() -> 
     manager = roundhouse.PromptManager({"greet": "Hello {n}", "greet_phi": "Hi {n}"})
     assert manager.get_prompt("greet", "phi", n="A") == "Hi A"
     assert manager.get_prompt("greet", "mistral", n="A") == "Hello A"
-    assert manager.get_prompt("rag_query", "mistral", context=VARO, question=WHO) == QUESTION
+    assert manager.get_prompt("rag_query", "demo", context=VARO, question=WHO) == QUESTION
+    assert manager.get_prompt("rag_query", "mistral:7b", context=VARO, question=WHO).startswith("# Context\n")
+    assert manager.get_messages("rag_query", "llama3", context=VARO, question=WHO)[0].role == "system"
     with pytest.raises(errors.TemplateError, match='there is no prompt "nope"'):
         manager.get_prompt("nope")

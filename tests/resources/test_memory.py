@@ -9,10 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
-from roundhouse.core.errors import NoFit
 from roundhouse.engines import launch
 from roundhouse.engines.process import Child
-from roundhouse.resources.memory import Estimate, LlamaCppSettings, check_fit, estimate
+from roundhouse.resources.memory import Estimate, LlamaCppSettings, estimate, no_fit
 from roundhouse.store.headers import read_gguf
 
 MIB = 1 << 20
@@ -58,7 +57,6 @@ async def test_the_process_holds_no_more_than_predicted(demo_gguf: Path) -> None
 
 def test_what_does_not_fit_says_what_would_help() -> None:
     large = Estimate(weights=10 * MIB, kv_cache=4096 * MIB, compute=0, prompt_cache=0, runtime=0)
-    check_fit(large, 5000 * MIB, "t")
-    with pytest.raises(NoFit, match=r"needs 4\.01 GiB of memory and 1\.00 GiB may be used; .*lower n_ctx") as caught:
-        check_fit(large, 1024 * MIB, "t")
-    assert (caught.value.needed_bytes, caught.value.free_bytes) == (large.total, 1024 * MIB)
+    error = no_fit(large, 1024 * MIB, "t")
+    assert re.search(r"needs 4\.01 GiB of memory and 1\.00 GiB may be used; .*lower n_ctx", str(error))
+    assert (error.needed_bytes, error.free_bytes) == (large.total, 1024 * MIB)

@@ -17,6 +17,7 @@ from roundhouse.providers.base import AsyncProvider
 from roundhouse.routing.breaker import BreakerPolicy, BreakerState
 from roundhouse.routing.manager import Manager
 from roundhouse.routing.replica import Replica
+from roundhouse.routing.route import Route
 from roundhouse.routing.run import Policy
 from roundhouse.routing.target import Target, TokenLimits
 
@@ -110,7 +111,7 @@ async def _simulate(house: Any, slots: int, clients: list[str], rng: random.Rand
 
     async def ask(number: int, kind: str) -> None:
         request = ChatRequest.of("q", deadline_s=1.0, priority=rng.randint(-1, 1))
-        reply = manager.stream(request, tiers, Report(str(number), "r"))
+        reply = manager.stream(request, Route("r", tiers), Report(str(number), "r"))
         if kind == "leave":
             task = asyncio.ensure_future(anext(reply.chunks))
             await asyncio.sleep(rng.random() * 0.02)

@@ -16,6 +16,7 @@ from roundhouse.engines.lifecycle import Engine
 from roundhouse.providers.base import AsyncProvider, LLMProvider
 from roundhouse.routing.manager import Manager, Reply
 from roundhouse.routing.replica import Replica
+from roundhouse.routing.route import Route
 from roundhouse.routing.run import Policy
 from roundhouse.routing.target import Target, TokenLimits
 
@@ -65,7 +66,7 @@ async def house() -> AsyncIterator[Make]:
         made.append(manager)
 
         def ask(request: ChatRequest | None = None) -> Reply:
-            return manager.stream(request or ChatRequest.of("q"), tiers, Report("id", "default"))
+            return manager.stream(request or ChatRequest.of("q"), Route("default", tiers), Report("id", "default"))
 
         return manager, ask
 

@@ -6,12 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.fakes.http import FakeServer, fake_server
+from tests.fakes.openai import answering
+from tests.fakes.threads import in_thread
 
 __all__ = ["Served"]
 
@@ -25,11 +29,14 @@ class Served:
 
 
 @contextmanager
-def serve(config: Path | None = None, *flags: str) -> Iterator[Served]:
-    command = [sys.executable, "-m", "roundhouse", "serve", "--port", "0", *flags]
+def serve(config: Path | None = None, *flags: str, before: Sequence[str] = ()) -> Iterator[Served]:
+    """`before`: flags of the whole command."""
+    command = [sys.executable, "-m", "roundhouse", *before, "serve", "--port", "0", *flags]
     if config is not None:
         command += ["--config", str(config)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ROUNDHOUSE_")}
+    if config is not None:
+        environ["XDG_STATE_HOME"] = str(config.parent / "state")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -60,3 +67,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture
 def serving() -> Callable[..., object]:
     return serve
+
+
+@pytest.fixture(scope="package")
+def able(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, FakeServer]]:
+    """A server over a backend that can do everything, and that backend."""
+    config = tmp_path_factory.mktemp("able") / "c.yaml"
+    with in_thread(fake_server(answering)) as fake:
+        config.write_text(f"llm: {{providers: [{{type: openai, name: able, model: m, endpoint: '{fake.url}'}}]}}\n")
+        with serve(config) as server:
+            yield server, fake

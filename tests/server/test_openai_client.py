@@ -68,6 +68,12 @@ def test_models_are_routes_and_targets(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["default", "answers", "demo"]
 
 
+def test_a_name_with_a_slash_can_be_asked_for(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.models.retrieve("some/model")
+    assert missing.value.code == "model_not_found"
+
+
 def test_errors_are_openais(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="answer", messages=MESSAGES)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from roundhouse.core.chat import Answer, Chunk, Message, Sampling, Timings, TokenLogprob, ToolCall, Usage
 from roundhouse.core.errors import InvalidRequest
 from roundhouse.core.report import Report
-from roundhouse.server.openai_wire import StreamEncoder, encode_answer, parse_chat
+from roundhouse.server.dialect import Asked
+from roundhouse.server.openai_wire import Chat, ChatEncoder, parse_chat
 
 
 def _parse(**body: Any) -> Any:
@@ -25,7 +26,7 @@ def test_what_is_asked_becomes_the_neutral_form() -> None:
         response_format={"type": "json_object"}, roundhouse={"fallback": False, "priority": 3},
     )  # fmt: skip
     assert (asked.stream, asked.include_usage) == (True, True)
-    request = asked.request
+    (request,) = asked.requests
     assert (request.model, request.sampling) == ("fast", Sampling(max_tokens=5, temperature=0.0, stop=("x",), seed=3))
     assert (request.tools[0].name, request.logprobs, request.json_schema) == ("f", 2, {})
     assert request.extra == {"user": "u", "best_of": 2}
@@ -33,7 +34,7 @@ def test_what_is_asked_becomes_the_neutral_form() -> None:
 
 
 def test_max_completion_tokens_is_the_newer_name() -> None:
-    assert _parse(max_completion_tokens=4, max_tokens=9).request.sampling.max_tokens == 4
+    assert _parse(max_completion_tokens=4, max_tokens=9).requests[0].sampling.max_tokens == 4
 
 
 def test_parts_tool_results_and_developer_messages() -> None:
@@ -45,7 +46,7 @@ def test_parts_tool_results_and_developer_messages() -> None:
         {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": call}]},
         {"role": "tool", "tool_call_id": "c", "content": "42"},
     ]  # fmt: skip
-    parsed = _parse(messages=messages).request.messages
+    parsed = _parse(messages=messages).requests[0].messages
     assert parsed[0] == Message("system", "brief")
     assert parsed[1] == Message("user", "a", images=("data:x",))
     assert parsed[2].tool_calls == (ToolCall(0, "c", "f", "{}"),)
@@ -64,7 +65,7 @@ def test_parts_tool_results_and_developer_messages() -> None:
         (b'{"messages": [{"role": "user", "content": 3}]}', "messages[0].content", "Expected"),
         (b'{"messages": [{"role": "user", "content": "x"}], "temperature": 9}', "temperature", "between 0 and 2"),
         (b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 0}', "max_tokens", "at least 1"),
-        (b'{"messages": [{"role": "user", "content": "x"}], "n": 2}', "n", "not available"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "n": 99}', "n", "between 1 and 16"),
         (b'{"messages": [{"role": "user", "content": "x"}], "roundhouse": {"x": 1}}', "roundhouse", "unknown field"),
         (
             b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]}',
@@ -101,9 +102,9 @@ def test_a_whole_answer_has_everything() -> None:
         "text", "stop", Usage(3, 2, 1), Timings(total_s=0.5), reasoning="hm", tool_calls=(ToolCall(0, "c", "f", "{}"),),
         logprobs=(TokenLogprob("é", -0.1, (("e", -2.0),)),),
     )  # fmt: skip
-    told = json.loads(encode_answer(answer, _report(), 7))
+    told = json.loads(Chat().whole(Asked(()), [answer], [_report()]))
     choice = told["choices"][0]
-    assert (told["id"], told["object"], told["created"], told["model"]) == ("chatcmpl-id1", "chat.completion", 7, "m")
+    assert (told["id"], told["object"], told["model"]) == ("chatcmpl-id1", "chat.completion", "m")
     assert (choice["message"]["content"], choice["message"]["reasoning_content"]) == ("text", "hm")
     assert choice["message"]["tool_calls"][0] == {
         "type": "function",
@@ -118,11 +119,12 @@ def test_a_whole_answer_has_everything() -> None:
 
 def test_a_stream_is_events_of_which_the_last_has_the_finish_reason_and_usage_only_if_asked() -> None:
     for include_usage in (True, False):
-        encoder = StreamEncoder(_report(), 7, include_usage=include_usage)
+        encoder = ChatEncoder([_report()], 7, include_usage=include_usage)
         raw = (
-            encoder.first()
-            + encoder.piece(Chunk(text='a"\n'))
-            + encoder.last(Chunk(finish_reason="length", usage=Usage(1, 2)))
+            encoder.begin()
+            + encoder.piece(0, Chunk(text='a"\n'))
+            + encoder.piece(0, Chunk(finish_reason="length", usage=Usage(1, 2)))
+            + encoder.end()
         )
         *events, end = raw.decode().strip().split("\n\n")
         assert end == "data: [DONE]"

@@ -79,6 +79,10 @@ class Chat:
             raise Refused(400, "invalid_request_error", said) from error
         return list(ids)
 
+    def text_of(self, tokens: list[int]) -> str:
+        """What these tokens stand for, special ones written out."""
+        return str(self._tokenizer.decode(tokens))
+
     def ask(self, body: Body) -> Ask:
         """Raises `Refused` for a prompt that leaves no room for an answer."""
         tokens = self.tokens(body)

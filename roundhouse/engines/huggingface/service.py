@@ -2,7 +2,7 @@
 
 POST /v1/chat/completions   a stream, always
 POST /v1/embeddings         where the target says `embeddings: true`
-POST /tokenize              {"count": prompt tokens of these messages}
+POST /tokenize              {"count", "tokens", "text": the prompt of these messages}
 GET  /state                 what it does and is: busy, waiting, slots, window, device, dtype, chat_template
 GET  /health                200, or 503 when the generation thread is dead
 """
@@ -112,7 +112,9 @@ class Service:
                 await _whole(send, {"busy": self.busy, "waiting": waiting, **self.facts, **self._model})
             case "POST /tokenize":
                 body = _body(await _read(receive))
-                await _whole(send, {"count": len(self._chatting.tokens(body))})
+                tokens = self._chatting.tokens(body)
+                text = self._chatting.text_of(tokens)
+                await _whole(send, {"count": len(tokens), "tokens": tokens, "text": text})
             case "POST /v1/chat/completions":
                 body = _body(await _read(receive))
                 await _until_gone(receive, self._stream(body, send))

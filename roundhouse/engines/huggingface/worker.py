@@ -1,8 +1,8 @@
 """The transformers program as a child of ours: one model, the OpenAI wire on a loopback port.
 
-Standard input: one JSON line of settings, then nothing until the parent ends. Standard output: one JSON line,
-`{"event": "ready", "url": ..., "slots": ..., "window": ..., "device": ..., "dtype": ..., "notes": [...]}` or
-`{"event": "failed", ...}`. Logs go to standard error.
+Standard input: one JSON line of settings, then nothing until the parent ends. Standard output: `{"event": "imported"}`,
+then one more JSON line, `{"event": "ready", "url": ..., "slots": ..., "window": ..., "device": ..., "dtype": ...,
+"notes": [...]}` or `{"event": "failed", ...}`. Logs go to standard error.
 """
 
 from __future__ import annotations
@@ -83,18 +83,30 @@ def _checked_imports() -> None:
         raise CannotStart("broken", f"transformers cannot be imported: {error}") from error
     except (ImportError, OSError) as error:
         raise CannotStart("broken", f"transformers cannot be imported: {error}") from error
+    import roundhouse.engines.huggingface.service  # noqa: F401 - its imports are most of what a start takes
+
     transformers.utils.logging.disable_progress_bar()
     torch.set_grad_enabled(False)
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Serve until standard input ends. What takes long and is the same for every model comes before the settings."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
-    settings = json.loads(sys.stdin.buffer.readline())
-    lifeline.hold(sys.stdin.buffer, parent=settings["parent"])
+    cannot: CannotStart | None = None
     try:
         _checked_imports()
+    except CannotStart as error:
+        cannot = error
+    print(json.dumps({"event": "imported"}), file=answers, flush=True)
+    told = sys.stdin.buffer.readline()
+    if not told:  # a spare that nobody needed
+        os._exit(0)
+    settings = json.loads(told)
+    lifeline.hold(sys.stdin.buffer, parent=settings["parent"])
+    try:
+        if cannot is not None:
+            raise cannot
         asyncio.run(_serve(settings, answers))
     except CannotStart as error:
         print(json.dumps(error.told), file=answers, flush=True)

@@ -1,0 +1,90 @@
+"""Who asks, and what is left of what they may: rates as token buckets, that is, a minute's worth may come at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from roundhouse.access.keys import Key, KeyLimits, Role
+from roundhouse.core.errors import NotAllowed, RateLimited
+
+__all__ = ["ANYONE", "Caller"]
+
+_MINUTE_S = 60.0
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Filled at `per_minute`, up to a minute's worth. May be overdrawn, and is then empty for longer."""
+
+    per_minute: int
+    level: float = 0.0
+    at: float = 0.0
+
+    def filled(self, now: float) -> float:
+        self.level = min(self.per_minute, self.level + (now - self.at) * self.per_minute / _MINUTE_S)
+        self.at = now
+        return self.level
+
+    def seconds_until(self, level: float) -> float:
+        return max(0.0, (level - self.level) * _MINUTE_S / self.per_minute)
+
+
+@dataclass(slots=True)
+class Caller:
+    """One key at work; all its requests share it. `now` is any clock that only goes forward."""
+
+    name: str
+    role: Role
+    routes: frozenset[str] = frozenset()
+    limits: KeyLimits = field(default_factory=KeyLimits)
+    running: int = 0
+    _requests: _Bucket = field(init=False)
+    _tokens: _Bucket = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._requests = _Bucket(self.limits.requests_per_minute, self.limits.requests_per_minute)
+        self._tokens = _Bucket(self.limits.tokens_per_minute, self.limits.tokens_per_minute)
+
+    @classmethod
+    def of(cls, key: Key) -> Caller:
+        return cls(key.name, key.role, frozenset(key.routes), key.limits)
+
+    def enter(self, now: float) -> None:
+        """A request begins. Raises `RateLimited`, and then counts nothing. Every success wants a `leave`."""
+        limits = self.limits
+        if limits.concurrent and self.running >= limits.concurrent:
+            raise self._refused("concurrent", f"{limits.concurrent} requests at once", 1.0)
+        if limits.tokens_per_minute and self._tokens.filled(now) <= 0:
+            raise self._refused("tokens", f"{limits.tokens_per_minute} tokens a minute", self._tokens.seconds_until(1))
+        if limits.requests_per_minute:
+            if self._requests.filled(now) < 1:
+                wait_s = self._requests.seconds_until(1)
+                raise self._refused("requests", f"{limits.requests_per_minute} requests a minute", wait_s)
+            self._requests.level -= 1
+        self.running += 1
+
+    def leave(self) -> None:
+        self.running -= 1
+
+    def spend(self, tokens: int, now: float) -> None:
+        """Tokens that were read and written for it: known only when they are, so the last answer may overdraw."""
+        if self.limits.tokens_per_minute:
+            self._tokens.filled(now)
+            self._tokens.level -= tokens
+
+    def may_use(self, route: str) -> bool:
+        return not self.routes or route in self.routes
+
+    def check_route(self, route: str) -> None:
+        """Raises `NotAllowed` for a name that this key may not put into `model`."""
+        if not self.may_use(route):
+            allowed = ", ".join(sorted(self.routes))
+            raise NotAllowed(f'the key "{self.name}" may not use "{route}"; it may use {allowed}')
+
+    def _refused(self, limit: str, what: str, retry_after_s: float) -> RateLimited:
+        said = f'the key "{self.name}" has used up its {what}; try again in {max(1, round(retry_after_s))} s'
+        return RateLimited(said, limit=limit, retry_after_s=retry_after_s)
+
+
+# Where no keys are asked for, whoever reaches the port may do everything.
+ANYONE = Caller("", Role.ADMIN)

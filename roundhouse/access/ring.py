@@ -1,0 +1,98 @@
+"""All keys that count now: those of the configuration and those of the file, which may change at any time."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from roundhouse.access.caller import ANYONE, Caller
+from roundhouse.access.keys import Key, KeyFile, digest_of
+from roundhouse.core.errors import ConfigError, KeyRejected
+
+__all__ = ["KeyRing"]
+
+log = logging.getLogger(__name__)
+_LOOK_EVERY_S = 1.0
+
+
+class KeyRing:
+    """Keys are asked for from the moment there is one, and then until the process ends, even if all are revoked.
+
+    Raises `ConfigError` on building if the file cannot be read; a file that breaks later changes nothing.
+    """
+
+    def __init__(
+        self,
+        file: KeyFile,
+        configured: Sequence[Key] = (),
+        *,
+        required: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._file = file
+        self._configured = tuple(configured)
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._callers: dict[str, tuple[Key, Caller]] = {}
+        self._stamp: tuple[int, int, int] | None = None
+        self._looked = clock()
+        self.required = required
+        self._stamp = self._stamp_now()
+        self._take(file.read())
+
+    def asks(self) -> bool:
+        """Whether a key is needed now."""
+        now = self._clock()
+        if now - self._looked >= _LOOK_EVERY_S:
+            self._looked = now
+            self._look()
+        return self.required
+
+    def caller(self, secret: str | None) -> Caller:
+        """Who asks with `secret`. Raises `KeyRejected`, in the same words for every reason."""
+        if not secret:
+            raise KeyRejected(
+                "a key is needed: send it as `Authorization: Bearer KEY`; `roundhouse keys create` makes one"
+            )
+        digest = digest_of(secret)
+        key, caller = self._callers.get(digest, (None, ANYONE))
+        if key is None or not hmac.compare_digest(key.digest, digest):
+            raise KeyRejected("this key is not valid")
+        if key.expires and key.expires <= self._wall_clock():
+            raise KeyRejected("this key is not valid")
+        return caller
+
+    def follow(self, other: KeyRing) -> None:
+        """Take the keys of `other` from now on; who is known already keeps what it has used up."""
+        self._file, self._configured, self._stamp = other._file, other._configured, other._stamp
+        self._take([key for key, _ in other._callers.values()])
+
+    def _look(self) -> None:
+        stamp = self._stamp_now()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._take(self._file.read())
+        except ConfigError as error:
+            log.error("the keys stay as they were: %s", error)
+
+    def _take(self, keys: Sequence[Key]) -> None:
+        """These keys from now on; who is known already keeps what it has used up, unless its key was changed."""
+        old = self._callers
+        self._callers = {}
+        for key in (*self._configured, *keys):
+            known = old.get(key.digest)
+            self._callers[key.digest] = known if known and known[0] == key else (key, Caller.of(key))
+        self.required = self.required or bool(self._callers)
+
+    def _stamp_now(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self._file.path)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size

@@ -1,0 +1,122 @@
+"""The file of one run: versioned JSON, checked when it is read, whole or not there at all when it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from roundhouse.bench.quality import Quality
+from roundhouse.bench.records import DEFINITIONS, Record
+from roundhouse.bench.sampling import Sample
+from roundhouse.bench.statistics import METHOD
+from roundhouse.bench.summary import Summary, Window
+from roundhouse.core.errors import InvalidRequest
+
+__all__ = ["VERSION", "Machine", "Point", "Results", "machine", "read", "schema", "write"]
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where it ran. `cores` that this process may use; `memory_bytes` of the machine."""
+
+    system: str
+    processor: str
+    cores: int
+    memory_bytes: int
+    python: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One load that was driven: `load` in words and `level` as a number (requests a second, or users), its unit in
+    `unit`. `repeat` counts from 0; points of the same load are repeats of each other.
+    """
+
+    load: str
+    level: float
+    unit: str
+    repeat: int
+    window: Window
+    summary: Summary
+    quality: Quality | None
+    records: list[Record]
+    samples: list[Sample] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One run. `subject`: what was asked; `settings`: everything needed to run it again; times in UTC."""
+
+    version: int
+    label: str
+    began: str
+    subject: Mapping[str, str]
+    settings: Mapping[str, Any]
+    machine: Machine
+    points: list[Point]
+    slos: Mapping[str, float] = field(default_factory=dict)
+    definitions: Mapping[str, str] = field(default_factory=lambda: DEFINITIONS)
+    percentiles: str = METHOD
+
+
+def machine() -> Machine:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(
+        platform.platform(terse=True),
+        platform.machine(),
+        cores,
+        psutil.virtual_memory().total,
+        platform.python_version(),
+    )
+
+
+def write(path: Path, results: Results) -> None:
+    """Whole or not at all: a run that took an hour does not end as half a file."""
+    data = msgspec.json.encode(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def read(path: Path) -> Results:
+    """Raises `InvalidRequest`, which says what is wrong with the file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}", param="results") from error
+    try:
+        found = msgspec.json.decode(data, type=Results)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"{path} is no file of results, or not a whole one: {error}", param="results") from error
+    if found.version != VERSION:
+        said = f"{path} has version {found.version} of the results; this Roundhouse reads {VERSION}"
+        raise InvalidRequest(said, param="results")
+    if not found.points:
+        raise InvalidRequest(f"{path} has no points: nothing was measured", param="results")
+    return found
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the file."""
+    return msgspec.json.schema(Results)

@@ -1,0 +1,146 @@
+"""One run: each load driven in turn, measured, judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import TypeVar
+
+from roundhouse.bench.arrivals import Arrivals, ClosedLoop, OpenLoop, Shape, pick, plan
+from roundhouse.bench.dataset import Question
+from roundhouse.bench.driver import Ask, closed_loop, open_loop
+from roundhouse.bench.quality import judge
+from roundhouse.bench.records import Record
+from roundhouse.bench.results import Point
+from roundhouse.bench.sampling import Sampler
+from roundhouse.bench.summary import Window, in_window, summarise
+from roundhouse.core.chat import ChatRequest
+
+__all__ = ["Setup", "Subject", "describe", "drive", "warm_up"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """`warmup_s` and `cooldown_s` at the ends of each load are driven and not measured. What is unanswered
+    `limit_s` after the last request was due is cut. `texts`: answers are kept in the results.
+    """
+
+    requests: Sequence[ChatRequest]
+    questions: Sequence[Question]
+    slos: Mapping[str, float] = field(default_factory=dict)
+    warmup_s: float = 0.0
+    cooldown_s: float = 0.0
+    limit_s: float = 600.0
+    seed: int = 0
+    hertz: float = 5.0
+    texts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured: `open` starts it, and ends it when it is left; it is opened once for each of its turns."""
+
+    name: str
+    open: Callable[[], AbstractAsyncContextManager[Ask]]
+    setup: Setup
+
+
+async def warm_up(ask: Ask, setup: Setup, count: int = 1) -> list[Record]:
+    """Ask `count` questions one after another, so that a model is loaded before anything is timed."""
+    items = pick(range(len(setup.requests)), count, setup.seed)
+    return await closed_loop(ask, setup.requests, items, ClosedLoop(1, count), limit_s=setup.limit_s)
+
+
+async def drive(
+    subjects: Sequence[Subject],
+    loads: Sequence[Arrivals],
+    *,
+    rounds: int = 1,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[list[Point]]:
+    """Every load of every subject, `rounds` times; the points of each subject in the order they were measured.
+
+    Every other round goes backwards (ABBA), so that what drifts weighs on all alike. A subject is open during its own
+    turns alone, and is asked one question before anything is timed.
+    """
+    points: list[list[Point]] = [[] for _ in subjects]
+    for place, turns in groupby(_order(len(subjects), rounds), key=lambda turn: turn[0]):
+        subject = subjects[place]
+        async with subject.open() as ask:
+            (first,) = await warm_up(ask, subject.setup)
+            if first.error:
+                tell(f"note: the first request of {subject.name} failed ({first.error})")
+            for _, number in turns:
+                for load in _turned(loads, number):
+                    tell(_announced(subject, load, number, rounds, alone=len(subjects) == 1))
+                    points[place].append(await _point(ask, subject.setup, load, number))
+    return points
+
+
+def _order(subjects: int, rounds: int) -> list[tuple[int, int]]:
+    """(subject, round) as they come."""
+    return [(place, number) for number in range(rounds) for place in _turned(range(subjects), number)]
+
+
+def _turned(what: Sequence[T], number: int) -> Sequence[T]:
+    return what if number % 2 == 0 else what[::-1]
+
+
+def _announced(subject: Subject, load: Arrivals, number: int, rounds: int, *, alone: bool) -> str:
+    named = describe(load) if alone else f"{subject.name}: {describe(load)}"
+    return f"{named}, round {number + 1} of {rounds}" if rounds > 1 else named
+
+
+async def _point(ask: Ask, setup: Setup, load: Arrivals, repeat: int) -> Point:
+    seed = setup.seed + repeat
+    with Sampler(setup.hertz) as sampler:
+        match load:
+            case OpenLoop():
+                due = plan(replace(load, seed=seed))
+                items = pick(range(len(setup.requests)), len(due), seed)
+                records = await open_loop(ask, setup.requests, items, due, limit_s=setup.limit_s)
+            case ClosedLoop():
+                items = pick(range(len(setup.requests)), load.count, seed)
+                records = await closed_loop(ask, setup.requests, items, load, limit_s=setup.limit_s)
+    window = _window(records, setup, load)
+    summary = summarise(records, window, setup.slos, paced=isinstance(load, OpenLoop))
+    quality = judge(in_window(records, window), setup.questions)
+    if not setup.texts:
+        for record in records:
+            record.text = ""
+    level, unit = (load.users, "users") if isinstance(load, ClosedLoop) else (_rate(load, records), "requests/s")
+    return Point(describe(load), level, unit, repeat, window, summary, quality, records, sampler.samples)
+
+
+def _window(records: Sequence[Record], setup: Setup, load: Arrivals) -> Window:
+    """An open loop is measured while it sends; a closed one until its last answer, for it waits for each."""
+    last = max((record.scheduled for record in records), default=0.0)
+    if isinstance(load, ClosedLoop):
+        last = max((record.end for record in records), default=0.0)
+    elif load.shape is not Shape.REPLAY and load.rate:
+        last += 1 / max(load.rate, load.to_rate)  # the last request has its share of time too
+    begin = min(setup.warmup_s, last)
+    return Window(begin, max(begin, last - setup.cooldown_s))
+
+
+def _rate(load: OpenLoop, records: Sequence[Record]) -> float:
+    if load.shape is not Shape.REPLAY:
+        return load.rate
+    span = records[-1].scheduled - records[0].scheduled
+    return len(records) / span if span else float(len(records))
+
+
+def describe(load: Arrivals) -> str:
+    """In words."""
+    if isinstance(load, ClosedLoop):
+        return f"{load.users} users, {load.count} requests"
+    match load.shape:
+        case Shape.REPLAY:
+            return f"replay of {len(load.trace)} requests"
+        case Shape.RAMP:
+            return f"ramp from {load.rate:g} to {load.to_rate:g} requests/s, {load.count} requests"
+    return f"{load.shape.value} {load.rate:g} requests/s, {load.count} requests"

@@ -1,0 +1,221 @@
+"""`roundhouse bench run`: a load, or several, over one subject, or over two in turns."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from roundhouse.cli.bench import MarginOption, write_report
+from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings_of, tell
+from roundhouse.core.chat import Sampling
+
+if TYPE_CHECKING:
+    from roundhouse.bench.arrivals import Arrivals
+    from roundhouse.bench.compare import Row
+    from roundhouse.bench.results import Results
+    from roundhouse.bench.run import Setup, Subject
+    from roundhouse.config import Settings
+
+__all__ = ["run", "slos_of"]
+
+_ROUNDS = 4
+
+
+def run(
+    model: Annotated[str, typer.Option("--model", "-m", help="Route or target; with --url, the model there.")] = "",
+    url: Annotated[str, typer.Option(help="Measure this server instead of a route.")] = "",
+    against: Annotated[str, typer.Option(help="Another route, target or model, in turns with the first.")] = "",
+    against_url: Annotated[str, typer.Option(help="Another server, in turns with the first.")] = "",
+    kind: Annotated[str, typer.Option(help="What the server speaks: openai, ollama, vllm, llamacpp.")] = "openai",
+    key: Annotated[str, typer.Option(help="Its key.", envvar="ROUNDHOUSE_BENCH_KEY")] = "",
+    dataset: Annotated[str, typer.Option(help="A JSONL file of questions, or `demo`.")] = "demo",
+    rate: Annotated[list[float] | None, typer.Option(help="Requests a second; several make a sweep.")] = None,
+    users: Annotated[list[int] | None, typer.Option(min=1, help="So many at once instead; several = a sweep.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Send at the times of this JSONL instead.")] = None,
+    arrivals: Annotated[str, typer.Option(help="constant, poisson or ramp.")] = "poisson",
+    to_rate: Annotated[float, typer.Option(help="Rate at which a ramp ends.")] = 0.0,
+    burstiness: Annotated[float, typer.Option(help="Poisson: above 1 is smoother, below it burstier.")] = 1.0,
+    count: Annotated[int, typer.Option(min=1, help="Requests of each load.")] = 400,
+    repeat: Annotated[
+        int | None, typer.Option(min=1, help="Rounds; every other one goes backwards. Default 1, against another 4.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of arrivals and of the order of questions.")] = 0,
+    slo: Annotated[list[str] | None, typer.Option(help="METRIC=SECONDS, as ttft=0.5; repeatable.")] = None,
+    warmup: Annotated[float, typer.Option(min=0, help="Seconds at the start that are not measured.")] = 0.0,
+    cooldown: Annotated[float, typer.Option(min=0, help="Seconds at the end that are not measured.")] = 0.0,
+    limit: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for answers after the last request.")] = 120.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="Write the results here, as JSON.")] = None,
+    out_against: Annotated[Path | None, typer.Option(help="Those of the other one here.")] = None,
+    margin: MarginOption = 0.05,
+    html: Annotated[Path | None, typer.Option(help="Write a report here.")] = None,
+    texts: Annotated[bool, typer.Option("--texts", help="Keep the answers in the results.")] = False,
+    label: Annotated[str, typer.Option(help="Name of the run in reports.")] = "",
+    config: ConfigOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Drive a route or a server under one load or several, and measure.
+
+    Without --rate, --users or --trace: 4 requests a second. With --against, a second one takes turns with it (ABBA), so
+    that what drifts weighs on both, and a verdict is given for each metric. Exit code 1 if one answered no request.
+    """
+    from roundhouse.bench import dataset as datasets
+    from roundhouse.bench.results import write
+    from roundhouse.bench.run import Setup
+    from roundhouse.bench.table import lines
+
+    if sum((bool(rate), bool(users), trace is not None)) > 1:
+        raise typer.BadParameter("give --rate, --users or --trace; they are three kinds of load")
+    if out_against is not None and not (against or against_url):
+        raise typer.BadParameter("--out-against needs --against or --against-url")
+    loads = _loads(rate, users, trace, arrivals, to_rate, burstiness, count, seed)
+    questions = datasets.read(dataset)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
+    setup = Setup((), questions, slos_of(slo or []), warmup, cooldown, limit, seed, texts=texts)
+    where = [_Where(url, kind, model, key)]
+    if against or against_url:
+        where.append(_Where(against_url or url, kind, against, key))
+    settings = None if all(one.url for one in where) else settings_of(config)
+    subjects = [
+        one.subject(replace(setup, requests=datasets.requests(questions, sampling, one.model)), settings)
+        for one in where
+    ]
+    asked = {"dataset": dataset, "seed": seed, "max_tokens": max_tokens, "temperature": temperature}
+    rounds = repeat or (1 if len(where) == 1 else _ROUNDS)
+    try:
+        results = asyncio.run(_run(subjects, loads, rounds, [one.told for one in where], asked))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if label:
+        results[0] = replace(results[0], label=label)
+    for path, result in zip((out, out_against), results, strict=False):
+        if path is not None:
+            write(path, result)
+    if html is not None:
+        write_report(html, results)
+    rows, comparison = _compared(results, margin)
+    if as_json:
+        told = [_without_records(one) for one in results]
+        print_json({"runs": told, "rows": [asdict(row) for row in rows]} if rows else told[0])
+    else:
+        print("\n\n".join("\n".join(((f"{one.label}:",) if rows else ()) + tuple(lines(one))) for one in results))
+        print(comparison, end="")
+    if not all(any(point.summary.answered for point in one.points) for one in results):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """A server by its URL, or a route of the configuration."""
+
+    url: str
+    kind: str
+    model: str
+    key: str
+
+    @property
+    def name(self) -> str:
+        return (f"{self.model} at {self.url}" if self.model else self.url) if self.url else self.model or "default"
+
+    @property
+    def told(self) -> dict[str, str]:
+        if self.url:
+            return {"url": self.url, "kind": self.kind, "model": self.model}
+        return {"route": self.model or "default"}
+
+    def subject(self, setup: Setup, settings: Settings | None) -> Subject:
+        from roundhouse.bench.run import Subject
+        from roundhouse.bench.subject import of_gateway, of_url
+        from roundhouse.gateway import Gateway
+
+        if settings is None or self.url:
+            if not self.url.startswith(("http://", "https://")):
+                raise typer.BadParameter(f"a URL begins with http:// or https://, not {self.url}")
+            return Subject(self.name, lambda: of_url(self.url, self.kind, self.model, self.key), setup)
+        return Subject(self.name, lambda: of_gateway(Gateway(settings)), setup)
+
+
+def _loads(
+    rates: list[float] | None,
+    users: list[int] | None,
+    trace: Path | None,
+    arrivals: str,
+    to_rate: float,
+    burstiness: float,
+    count: int,
+    seed: int,
+) -> list[Arrivals]:
+    from roundhouse.bench.arrivals import ClosedLoop, OpenLoop, Shape, plan, read_trace
+
+    if users:
+        return [ClosedLoop(one, count) for one in users]
+    if trace is not None:
+        loads = [OpenLoop(Shape.REPLAY, trace=read_trace(trace))]
+    else:
+        shapes = (Shape.CONSTANT.value, Shape.POISSON.value, Shape.RAMP.value)
+        if arrivals not in shapes:
+            raise typer.BadParameter(f"--arrivals is one of {', '.join(shapes)}, not {arrivals}")
+        loads = [OpenLoop(Shape(arrivals), one, count, to_rate, burstiness, seed) for one in rates or [4.0]]
+    for load in loads:
+        plan(load)  # refused before anything is started
+    return list(loads)
+
+
+def slos_of(given: list[str]) -> dict[str, float]:
+    """METRIC=SECONDS as a mapping; raises `BadParameter`."""
+    from roundhouse.bench.records import DEFINITIONS
+
+    known = [name for name in DEFINITIONS if name not in ("itl", "lag")]
+    found = {}
+    for one in given:
+        name, _, seconds = one.partition("=")
+        try:
+            found[name] = float(seconds)
+        except ValueError:
+            raise typer.BadParameter(f"--slo is METRIC=SECONDS, as ttft=0.5, not {one}") from None
+        if name not in known:
+            raise typer.BadParameter(f"--slo {one}: there is no metric {name}; there are {', '.join(known)}")
+    return found
+
+
+async def _run(
+    subjects: list[Subject],
+    loads: list[Arrivals],
+    rounds: int,
+    told: list[dict[str, str]],
+    asked: dict[str, Any],
+) -> list[Results]:
+    from roundhouse.bench.results import VERSION, Results, machine
+    from roundhouse.bench.run import drive
+
+    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    points = await drive(subjects, loads, rounds=rounds, tell=tell)
+    return [
+        Results(VERSION, one.name, began, said, asked, machine(), found, one.setup.slos)
+        for one, said, found in zip(subjects, told, points, strict=True)
+    ]
+
+
+def _compared(results: list[Results], margin: float) -> tuple[list[Row], str]:
+    """The second beside the first; nothing for one alone."""
+    from roundhouse.bench.compare import compare, markdown
+
+    if len(results) == 1:
+        return [], ""
+    a, b = results
+    rows, notes = compare(a, b, margin=margin)
+    return rows, "\n" + markdown(rows, notes, (a.label, b.label))
+
+
+def _without_records(results: Results) -> dict[str, Any]:
+    told: dict[str, Any] = msgspec.to_builtins(results)
+    for point in told["points"]:
+        del point["records"], point["samples"]
+    return told

@@ -1,0 +1,112 @@
+"""A history as a file for other programs: CSV, or Parquet by pyarrow. Whole or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TextIO
+
+from roundhouse.core.errors import InvalidRequest, MissingExtra, StoreError
+from roundhouse.history.question import Question
+from roundhouse.history.store import COLUMNS, read_only
+
+__all__ = ["export", "print_rows"]
+
+_AT_ONCE = 20_000
+_WHOLE = ("input_tokens", "output_tokens", "cached_tokens", "failed_attempts", "seams")
+Batches = Iterator[list[Sequence[Any]]]
+
+
+def export(path: Path, question: Question, out: Path) -> int:
+    """Write the requests that `question` names to `out`, by its ending; gives how many, the oldest first.
+
+    Raises `InvalidRequest` for another ending or a place that cannot be written, `MissingExtra` without pyarrow,
+    `StoreError` for a history that cannot be read.
+    """
+    writers: dict[str, Callable[[Path, Batches], int]] = {".csv": _csv, ".parquet": _parquet}
+    write = writers.get(out.suffix.lower())
+    if write is None:
+        raise InvalidRequest(f"{out}: the file's name must end in .csv or .parquet", param="out")
+    if write is _parquet:
+        _pyarrow()
+    try:
+        handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+        os.close(handle)
+        try:
+            count = write(Path(name), _batches(path, question))
+            Path(name).chmod(0o644)
+            Path(name).replace(out)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+    except OSError as error:
+        raise InvalidRequest(f"{out} cannot be written: {error.strerror or error}", param="out") from error
+    return count
+
+
+def print_rows(path: Path, question: Question, file: TextIO) -> int:
+    """The same as CSV into an open file."""
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+    count = 0
+    for rows in _batches(path, question):
+        writer.writerows(rows)
+        count += len(rows)
+    return count
+
+
+def _batches(path: Path, question: Question) -> Batches:
+    sql = f"SELECT {', '.join(COLUMNS)} FROM requests WHERE {question.condition} ORDER BY at"  # noqa: S608
+    try:
+        with closing(read_only(path)) as db:
+            found = db.execute(sql, question.values)
+            while rows := found.fetchmany(_AT_ONCE):
+                yield rows
+    except sqlite3.Error as error:
+        raise StoreError(f"{path} cannot be read: {error}", path=str(path)) from error
+
+
+def _csv(out: Path, batches: Batches) -> int:
+    count = 0
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for rows in batches:
+            writer.writerows(rows)
+            count += len(rows)
+        file.flush()
+        os.fsync(file.fileno())
+    return count
+
+
+def _parquet(out: Path, batches: Batches) -> int:
+    """One row group for each batch, so that memory does not grow with the history."""
+    arrow, parquet = _pyarrow()
+    kinds = {name: arrow.int64() for name in _WHOLE} | {"at": arrow.float64()}
+    kinds |= {name: arrow.float64() for name in COLUMNS if name.endswith("_s")}
+    schema = arrow.schema([(name, kinds.get(name, arrow.string())) for name in COLUMNS])
+    count = 0
+    with parquet.ParquetWriter(out, schema, compression="zstd") as writer:
+        for rows in batches:
+            columns = [arrow.array(values, type=schema.field(place).type)
+                       for place, values in enumerate(zip(*rows, strict=True))]  # fmt: skip
+            writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
+            count += len(rows)
+    return count
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        said = 'Parquet needs pyarrow: pip install "roundhouse[parquet]"; CSV needs nothing'
+        raise MissingExtra(said, extra="parquet") from error
+    return pyarrow, parquet

@@ -1,0 +1,1 @@
+"""What an answer is worth: measures of one answer, and of many."""

@@ -1,0 +1,288 @@
+"""Anthropic's messages wire: bytes of a request -> `ChatRequest`; an answer -> bytes.
+
+Format: docs.anthropic.com/en/api/messages. A trailing assistant message is extended, as that interface promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from roundhouse.core.chat import Answer, ChatRequest, Chunk, Message, Sampling, Tool, ToolCall, Usage
+from roundhouse.core.errors import Error, InvalidRequest
+from roundhouse.core.report import Report
+from roundhouse.server.dialect import EVENTS, Asked, decode, event, extension, whole_call
+from roundhouse.server.errors import anthropic_form
+from roundhouse.server.openai_wire import Extension, within
+
+__all__ = ["Anthropic", "AnthropicBody", "CountBody", "parse_count"]
+
+_json = msgspec.json.Encoder()
+_STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+
+
+class _Message(msgspec.Struct):
+    role: Literal["user", "assistant", "system"]
+    content: str | list[dict[str, Any]]
+
+
+class _Tool(msgspec.Struct):
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    type: str | None = None
+
+
+class CountBody(msgspec.Struct, kw_only=True):
+    """`POST /v1/messages/count_tokens`."""
+
+    messages: list[_Message]
+    model: str = ""
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: dict[str, Any] | None = None
+
+
+class AnthropicBody(CountBody, kw_only=True):
+    """`POST /v1/messages`."""
+
+    max_tokens: int
+    stream: bool | None = None
+    stop_sequences: list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    metadata: dict[str, Any] | None = None
+    roundhouse: Extension | None = None
+
+
+def parse_count(body: bytes) -> ChatRequest:
+    """The request whose prompt is to be counted."""
+    asked, _ = decode(body, CountBody)
+    return ChatRequest(messages=_messages(asked), model=asked.model, tools=_tools(asked))
+
+
+def _messages(asked: CountBody) -> tuple[Message, ...]:
+    if not asked.messages:
+        raise InvalidRequest("messages: at least one message is required", param="messages")
+    system, _ = _text(asked.system, "system") if asked.system else ("", ())
+    messages = [Message("system", system)] if system else []
+    for place, message in enumerate(asked.messages):
+        messages += _turn(message, f"messages.{place}.content")
+    return tuple(messages)
+
+
+def _turn(message: _Message, where: str) -> list[Message]:
+    """One turn, with the results of tools as messages of their own before it, as every other wire has them."""
+    if isinstance(message.content, str):
+        return [Message(message.role, message.content)]
+    results: list[Message] = []
+    calls: list[ToolCall] = []
+    rest: list[dict[str, Any]] = []
+    for place, block in enumerate(message.content):
+        match block:
+            case {"type": "tool_result", "tool_use_id": str(own)}:
+                text, _ = _text(block.get("content") or "", f"{where}.{place}.content")
+                results.append(Message("tool", text, tool_call_id=own))
+            case {"type": "tool_use", "id": str(own), "name": str(name), "input": dict(given)}:
+                calls.append(ToolCall(len(calls), own, name, _json.encode(given).decode()))
+            case {"type": "thinking" | "redacted_thinking"}:
+                continue
+            case _:
+                rest.append(block)
+    text, images = _text(rest, where)
+    if results and not (text or images):
+        return results
+    return [*results, Message(message.role, text, tool_calls=tuple(calls), images=images)]
+
+
+def _text(content: str | list[dict[str, Any]], where: str) -> tuple[str, tuple[str, ...]]:
+    if isinstance(content, str):
+        return content, ()
+    texts: list[str] = []
+    images: list[str] = []
+    for place, block in enumerate(content):
+        match block:
+            case {"type": "text", "text": str(text)}:
+                texts.append(text)
+            case {"type": "image", "source": {"type": "base64", "media_type": str(kind), "data": str(data)}}:
+                images.append(f"data:{kind};base64,{data}")
+            case {"type": "image"}:
+                raise InvalidRequest(f"{where}.{place}: images must be base64; nothing is fetched for you", param=where)
+            case _:
+                raise InvalidRequest(f"{where}.{place}: expected a text, image or tool block", param=where)
+    return "".join(texts), tuple(images)
+
+
+def _tools(asked: CountBody) -> tuple[Tool, ...]:
+    for tool in asked.tools or ():
+        if tool.type not in (None, "custom"):
+            raise InvalidRequest(f"tools: {tool.type} is run by Anthropic's servers; there is none here", param="tools")
+    return tuple(Tool(tool.name, tool.description or "", tool.input_schema or {}) for tool in asked.tools or ())
+
+
+def _tool_choice(choice: Mapping[str, Any] | None) -> str | Mapping[str, Any] | None:
+    match choice:
+        case None | {"type": "auto"}:
+            return None
+        case {"type": "any"}:
+            return "required"
+        case {"type": "none"}:
+            return "none"
+        case {"type": "tool", "name": str(name)}:
+            return {"type": "function", "function": {"name": name}}
+        case _:
+            raise InvalidRequest("tool_choice: expected type auto, any, none, or tool with a name", param="tool_choice")
+
+
+class Anthropic:
+    """The dialect of `/v1/messages`."""
+
+    media_type = EVENTS
+    form = staticmethod(anthropic_form)
+
+    def parse(self, body: bytes) -> Asked:
+        asked, extra = decode(body, AnthropicBody)
+        if asked.max_tokens < 1:
+            raise InvalidRequest(f"max_tokens must be at least 1, not {asked.max_tokens}", param="max_tokens")
+        within("temperature", asked.temperature, 0, 2)
+        within("top_p", asked.top_p, 0, 1)
+        messages = _messages(asked)
+        own = asked.roundhouse or Extension()
+        request = ChatRequest(
+            messages=messages,
+            model=asked.model,
+            sampling=Sampling(
+                max_tokens=asked.max_tokens,
+                temperature=asked.temperature,
+                top_p=asked.top_p,
+                top_k=asked.top_k,
+                stop=tuple(asked.stop_sequences or ()),
+            ),
+            tools=_tools(asked),
+            tool_choice=_tool_choice(asked.tool_choice),
+            continue_last=messages[-1].role == "assistant",
+            extra=extra,
+            fallback=own.fallback,
+            priority=own.priority,
+        )
+        return Asked((request,), bool(asked.stream))
+
+    def whole(self, asked: Asked, answers: Sequence[Answer], reports: Sequence[Report]) -> bytes:
+        """A `message` object."""
+        answer, report = answers[0], reports[0]
+        content: list[dict[str, Any]] = []
+        if answer.reasoning:
+            content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
+        if answer.text:
+            content.append({"type": "text", "text": answer.text})
+        calls = [whole_call(call, place=place) for place, call in enumerate(answer.tool_calls)]
+        content += [_tool_use(call) for call in calls]
+        said = _message_object(report, content, _STOP[answer.finish_reason], answer.usage)
+        return _json.encode({**said, "roundhouse": extension(report, answer)})
+
+    def encoder(self, asked: Asked, reports: Sequence[Report]) -> AnthropicEncoder:
+        return AnthropicEncoder(reports[0])
+
+
+class AnthropicEncoder:
+    """`Chunk`s -> named events; content comes in numbered blocks, one open at a time."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._block = -1
+        self._open: tuple[str, int] | None = None  # the kind of the open block, and which call it is
+
+    def begin(self) -> bytes:
+        return event(
+            "message_start", {"type": "message_start", "message": _message_object(self._report, [], None, Usage())}
+        )
+
+    def piece(self, index: int, chunk: Chunk) -> bytes:
+        events = b""
+        if chunk.reasoning:
+            events += self._opened("thinking", 0, {"type": "thinking", "thinking": "", "signature": ""})
+            events += self._delta({"type": "thinking_delta", "thinking": chunk.reasoning})
+        if chunk.text:
+            events += self._opened("text", 0, {"type": "text", "text": ""})
+            events += self._delta({"type": "text_delta", "text": chunk.text})
+        for call in chunk.tool_calls:
+            block = {"type": "tool_use", "id": call.id or f"call_{call.index}", "name": call.name, "input": {}}
+            events += self._opened("tool_use", call.index, block)
+            events += self._delta({"type": "input_json_delta", "partial_json": call.arguments})
+        if chunk.finish_reason is None:
+            return events
+        return events + self._closed() + self._finished(chunk)
+
+    def end(self) -> bytes:
+        return event("message_stop", {"type": "message_stop"})
+
+    def failed(self, error: Error) -> bytes:
+        return event("error", anthropic_form(error))
+
+    def _finished(self, chunk: Chunk) -> bytes:
+        said = {
+            "type": "message_delta",
+            "delta": {"stop_reason": _STOP[chunk.finish_reason or "stop"], "stop_sequence": None},
+            "usage": _usage(chunk.usage or Usage()),
+            "roundhouse": extension(self._report, chunk),
+        }
+        return event("message_delta", said)
+
+    def _opened(self, kind: str, number: int, block: dict[str, Any]) -> bytes:
+        if self._open == (kind, number):
+            return b""
+        events = self._closed()
+        self._open = (kind, number)
+        self._block += 1
+        said = {"type": "content_block_start", "index": self._block, "content_block": block}
+        return events + event("content_block_start", said)
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return event("content_block_delta", {"type": "content_block_delta", "index": self._block, "delta": delta})
+
+    def _closed(self) -> bytes:
+        if self._open is None:
+            return b""
+        self._open = None
+        return event("content_block_stop", {"type": "content_block_stop", "index": self._block})
+
+
+def _tool_use(call: ToolCall) -> dict[str, Any]:
+    """Arguments that are no JSON object, which a small model may well write, are kept as text."""
+    try:
+        given = msgspec.json.decode(call.arguments.encode())
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        given = None
+    return {
+        "type": "tool_use",
+        "id": call.id,
+        "name": call.name,
+        "input": given if isinstance(given, dict) else {"arguments": call.arguments},
+    }
+
+
+def _message_object(
+    report: Report, content: list[dict[str, Any]], stop_reason: str | None, usage: Usage
+) -> dict[str, Any]:
+    return {
+        "id": f"msg_{report.request_id}",
+        "type": "message",
+        "role": "assistant",
+        "model": report.model,
+        "content": content,
+        "stop_reason": stop_reason,
+        "stop_sequence": None,
+        "usage": _usage(usage),
+    }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+    }

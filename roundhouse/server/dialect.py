@@ -1,0 +1,152 @@
+"""What every wire of generation has in common: how a request is read from it and an answer is written to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from roundhouse.core.chat import Answer, ChatRequest, Chunk, ToolCall, Usage
+from roundhouse.core.errors import Error, InvalidRequest
+from roundhouse.core.report import Report
+from roundhouse.server.errors import Form
+
+__all__ = ["EVENTS", "LINES", "Asked", "Dialect", "Encoder", "decode", "event", "extension", "summed", "whole_call"]
+
+EVENTS = b"text/event-stream; charset=utf-8"
+LINES = b"application/x-ndjson"
+# What is nested deeper cannot be written out again by every encoder on the way to a backend.
+_DEPTH_LIMIT = 100
+
+_json = msgspec.json.Encoder()
+T = TypeVar("T")
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """One parsed body: a request for each answer that is wanted, and how the client wants them told.
+
+    `load`: no answer is wanted, only that the model is ready. `body` is the wire's own form, for what is echoed.
+    `prompt` with its `variables` comes before the messages; `unit` is whom an experiment keeps in one arm.
+    """
+
+    requests: tuple[ChatRequest, ...]
+    stream: bool = False
+    include_usage: bool = False
+    load: bool = False
+    body: Any = None
+    warnings: tuple[str, ...] = ()
+    prompt: str = ""
+    variables: Mapping[str, Any] = {}
+    unit: str = ""
+
+
+class Encoder(Protocol):
+    """A streamed answer. `piece` is called for each chunk; the one with a finish reason is the last of its answer."""
+
+    def begin(self) -> bytes: ...
+
+    def piece(self, index: int, chunk: Chunk) -> bytes: ...
+
+    def end(self) -> bytes:
+        """After the last chunk of the last answer."""
+        ...
+
+    def failed(self, error: Error) -> bytes:
+        """An error after the first byte; no end mark follows it."""
+        ...
+
+
+class Dialect(Protocol):
+    """One wire. `media_type` is that of its streams."""
+
+    @property
+    def media_type(self) -> bytes: ...
+
+    @property
+    def form(self) -> Form: ...
+
+    def parse(self, body: bytes) -> Asked:
+        """Raises `InvalidRequest` that names the field at fault."""
+        ...
+
+    def whole(self, asked: Asked, answers: Sequence[Answer], reports: Sequence[Report]) -> bytes: ...
+
+    def encoder(self, asked: Asked, reports: Sequence[Report]) -> Encoder: ...
+
+
+def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any]]:
+    """`body` as `kind`, and the fields that `kind` does not know and that are not null."""
+    try:
+        raw = msgspec.json.decode(body)
+        if not isinstance(raw, dict):
+            raise InvalidRequest(f"the body must be a JSON object, not {type(raw).__name__}")
+        known: Any = kind
+        extra = {name: raw[name] for name in raw.keys() - known.__struct_fields__ if raw[name] is not None}
+        if body.count(b"[") + body.count(b"{") > _DEPTH_LIMIT:
+            _refuse_depth(raw)
+        return msgspec.convert(raw, kind), extra
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `$")
+        raise InvalidRequest(f"{message} (at {place.strip('`.') or 'the top'})", param=place.strip("`.")) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+
+
+def _refuse_depth(raw: Any) -> None:
+    level, depth = [raw], 0
+    while level:
+        depth += 1
+        if depth > _DEPTH_LIMIT:
+            raise InvalidRequest(f"the body is nested deeper than {_DEPTH_LIMIT} levels, which is the limit")
+        level = [
+            item
+            for one in level
+            for item in (one.values() if isinstance(one, dict) else one)
+            if isinstance(item, (dict, list))
+        ]
+
+
+def event(name: str, fields: dict[str, Any]) -> bytes:
+    """A named server-sent event."""
+    return b"event: " + name.encode() + b"\ndata: " + _json.encode(fields) + b"\n\n"
+
+
+def whole_call(call: ToolCall, *, place: int) -> ToolCall:
+    """With an id, which some backends do not give."""
+    return call if call.id else ToolCall(call.index, f"call_{place}", call.name, call.arguments)
+
+
+def summed(usages: Sequence[Usage], each: int = 1) -> Usage:
+    """Of several answers, `each` of them to one prompt, which is counted once."""
+    if len(usages) == 1:
+        return usages[0]
+    prompts = [usages[place : place + each] for place in range(0, len(usages), each)]
+    return Usage(
+        sum(max(usage.prompt_tokens for usage in same) for same in prompts),
+        sum(usage.completion_tokens for usage in usages),
+        sum(max(usage.cached_tokens for usage in same) for same in prompts),
+    )
+
+
+def extension(report: Report, end: Answer | Chunk | None, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """The `roundhouse` object: who answered after what, and how long each part took, in seconds."""
+    said: dict[str, Any] = {
+        "route": report.route,
+        "target": report.target,
+        "attempts": [
+            {"target": a.target, "outcome": a.outcome, "reason": a.reason, "seconds": round(a.seconds, 4)}
+            for a in report.attempts
+        ],
+        "warnings": [*warnings, *report.warnings],
+    }
+    if report.prompt:
+        said["prompt"] = {"version": report.prompt, "variant": report.variant}
+    if report.experiment:
+        said["experiment"] = {"name": report.experiment, "arm": report.arm}
+    if report.seams:
+        said["seams"] = [{"at": seam.at, "before": seam.before, "after": seam.after} for seam in report.seams]
+    if end is not None and end.timings:
+        timings = end.timings
+        said["timings"] = {name: round(getattr(timings, name), 4) for name in timings.__struct_fields__}
+    return said

@@ -1,0 +1,81 @@
+"""`/v1/models` and the counting of tokens: small questions about models."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from roundhouse.core.errors import Error
+from roundhouse.server.anthropic_wire import parse_count
+from roundhouse.server.context import Context, caller_of
+from roundhouse.server.errors import anthropic_form, openai_form
+from roundhouse.server.exchange import ClientGone, read_body, send_error, send_json, until_client_leaves
+
+__all__ = ["CountTokens", "Model", "Models"]
+
+
+class Models:
+    """`GET /v1/models`: every name that may be put into `model`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._created = int(time.time())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = caller_of(scope)
+        names = self._context.gateway.names()
+        rows = [self.row(name, targets) for name, targets in names.items() if caller.may_use(name)]
+        # `has_more` and its neighbours are for Anthropic's client, which asks at the same path.
+        ends = {"first_id": rows[0]["id"], "last_id": rows[-1]["id"]} if rows else {}
+        await send_json(send, {"object": "list", "data": rows, "has_more": False, **ends})
+
+    def row(self, name: str, targets: tuple[str, ...]) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "type": "model",
+            "display_name": name,
+            "created": self._created,
+            "owned_by": "roundhouse",
+            "roundhouse": {"targets": list(targets)},
+        }
+
+
+class Model:
+    """`GET /v1/models/{name}`."""
+
+    def __init__(self, context: Context, models: Models) -> None:
+        self._context = context
+        self._models = models
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path_params"]["name"]
+        try:
+            caller_of(scope).check_route(name)
+            targets = self._context.gateway.targets_of(name)
+        except Error as error:
+            await send_error(send, error, openai_form)
+        else:
+            await send_json(send, self._models.row(name, targets))
+
+
+class CountTokens:
+    """`POST /v1/messages/count_tokens`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def count() -> None:
+            await send_json(send, {"input_tokens": await self._context.gateway.count_tokens(request)})
+
+        try:
+            request = parse_count(await read_body(receive, self._context.body_limit_bytes))
+            caller_of(scope).check_route(request.model or "default")
+            await until_client_leaves(receive, count())
+        except ClientGone:
+            return
+        except Error as error:
+            await send_error(send, error, anthropic_form)
