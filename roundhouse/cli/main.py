@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -68,9 +69,18 @@ app.add_typer(prompts.app, name="prompts")
 app.add_typer(stats.app, name="stats")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"roundhouse {version('roundhouse')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option(help="Show tracebacks and the log.")] = False,
 ) -> None:
     context.ensure_object(dict)["debug"] = debug

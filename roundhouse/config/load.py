@@ -223,6 +223,7 @@ def _target(name: str, kind: str, entry: Mapping[str, Any]) -> TargetSettings:
         model=entry.get("model", ""),
         family=entry.get("family", ""),
         endpoint=entry.get("endpoint", ""),
+        slots=entry.get("slots", 0),
         timeout_s=entry.get("timeout"),
         sampling=Sampling(**sampling),
         api_key=entry.get("api_key", ""),

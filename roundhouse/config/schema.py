@@ -52,6 +52,9 @@ _COMMON: Mapping[str, Rule] = {
     "model": Text("The backend's name of the model, a file, or `demo` for the built-in model."),
     "family": Text("Whose habits the model has; unset = by its own files.", FAMILY_NAMES),
     "endpoint": Url("URL of a backend that someone else runs."),
+    "slots": Number(
+        "Requests that a backend run by someone else is sent at once; the others wait here.", 1, 100_000, True
+    ),
     "timeout": Duration("Limit on the first token and between tokens.", low=0.001, high=86_400),
     **SAMPLING,
     "api_key": Text("Key of the backend; write ${VAR} to keep it out of the file."),

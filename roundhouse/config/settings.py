@@ -43,7 +43,8 @@ class CheckSettings:
 
 @dataclass(frozen=True, slots=True)
 class TargetSettings:
-    """One entry of `llm.providers`. `timeout_s` is its first-token and between-token limit, None = the general ones.
+    """One entry of `llm.providers`. `timeout_s` is its first-token and between-token limit, None = the general ones;
+    `slots`: requests at once of a backend that someone else runs, 0 = the general number.
 
     `options` are the backend's own settings, passed on by name.
     """
@@ -53,6 +54,7 @@ class TargetSettings:
     model: str
     family: str = ""
     endpoint: str = ""
+    slots: int = 0
     timeout_s: float | None = None
     sampling: Sampling = field(default_factory=Sampling)
     api_key: str = field(default="", repr=False)

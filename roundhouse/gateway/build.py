@@ -54,6 +54,9 @@ def notices(settings: Settings) -> list[str]:
         if is_demo(target):
             said.append(DEMO_NOTICE)
         if is_managed(target):
+            if target.slots:
+                option = "max_num_seqs" if target.type == "vllm" else "n_parallel"
+                said.append(f'target "{target.name}" is started by us: set {option}; slots has no effect')
             continue
         asked = {
             "replicas": target.replicas.max > 1 or target.replicas.min > 1,
@@ -112,7 +115,7 @@ def build_target(
                 key,
                 engine,
                 connect,
-                slots_of(entry) if managed else _ATTACHED_SLOTS,
+                slots_of(entry) if managed else entry.slots or _ATTACHED_SLOTS,
                 _breaker(settings),
                 ttl_s=entry.ttl_s,
                 pin=entry.pin,

@@ -74,11 +74,9 @@ def browser() -> Iterator[Browser]:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("page")
     (folder / "c.yaml").write_text(CONFIG)
-    experimented(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(folder))
-        with serve(folder / "c.yaml") as server:
-            yield server
+    experimented(folder / "state")  # where `serve` has the server keep it
+    with serve(folder / "c.yaml") as server:
+        yield server
 
 
 @pytest.fixture

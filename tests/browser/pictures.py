@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -25,8 +24,7 @@ def take() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         config = Path(folder) / "c.yaml"
         config.write_text(CONFIG)
-        experimented(Path(folder))
-        os.environ["XDG_STATE_HOME"] = folder
+        experimented(Path(folder) / "state")  # where `serve` has the server keep it
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         with serve(config) as served:
             root = served.url.removesuffix("/v1")

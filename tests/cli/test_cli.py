@@ -5,6 +5,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,8 @@ def test_a_key_without_a_name_is_refused(tmp_path: Path) -> None:
         ended = run("keys", "create", name)
         assert (ended.returncode, b"name the key" in ended.stderr) == (2, True)
     assert b"there are no keys" in run("keys", "list").stderr
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    ended = run("--version")
+    assert (ended.returncode, ended.stdout.decode()) == (0, f"roundhouse {version('roundhouse')}\n")

@@ -121,6 +121,21 @@ async def test_what_has_no_effect_on_a_backend_of_someone_else_is_said() -> None
     assert Gateway(settings).notices == ['target "openai" is run by someone else: replicas, ttl has no effect']
 
 
+async def test_slots_of_a_backend_are_as_configured_and_without_effect_on_one_of_ours(demo_gguf: Path) -> None:
+    entries = f"""
+        llm:
+          providers:
+            - {{type: openai, endpoint: "http://x", slots: 3}}
+            - {{type: llamacpp, model: {demo_gguf}, name: own, slots: 3, n_parallel: 2}}
+    """
+    async with Gateway(load_text(entries)) as gateway:
+        assert [said for said in gateway.notices if "slots" in said] == [
+            'target "own" is started by us: set n_parallel; slots has no effect'
+        ]
+        slots = {one["target"]: one["slots"] for one in gateway.state()["replicas"]}
+    assert slots == {"openai": 3, "own": 2}
+
+
 async def test_a_request_without_messages_is_the_callers_mistake() -> None:
     async with Gateway(load_text("llm: {providers: [{type: llamacpp, model: demo}]}")) as gateway:
         with pytest.raises(errors.InvalidRequest, match="there are no messages"):

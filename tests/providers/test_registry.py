@@ -37,11 +37,11 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("third_party")
 def test_a_third_partys_provider_works_by_its_name_everywhere() -> None:
     assert known() == ("huggingface", "llamacpp", "ollama", "openai", "vllm", "broken", "shout")
-    assert create("shout", Endpoint("t", "x://")).generate_answer("hi") == "HI"
-    made = roundhouse.LLMProviderFactory.create_provider("shout", "m", {"endpoint": "x://"})
+    assert create("shout", Endpoint("t", "http://x")).generate_answer("hi") == "HI"
+    made = roundhouse.LLMProviderFactory.create_provider("shout", "m", {"endpoint": "http://x"})
     assert made.generate_answer("hi") == "HI"
     made.close()
-    manager = roundhouse.LLMManager({"llm": {"providers": [{"type": "shout", "model": "m", "endpoint": "x://"}]}})
+    manager = roundhouse.LLMManager({"llm": {"providers": [{"type": "shout", "model": "m", "endpoint": "http://x"}]}})
     assert manager.generate_answer("hi") == "HI"
     manager.close()
 
@@ -49,11 +49,11 @@ def test_a_third_partys_provider_works_by_its_name_everywhere() -> None:
 @pytest.mark.usefixtures("third_party")
 def test_a_broken_provider_says_what_could_not_be_imported() -> None:
     with pytest.raises(ImportError, match=r'provider "broken" \(no_such_package:Nothing\) cannot be imported'):
-        create("broken", Endpoint("t", "x://"))
+        create("broken", Endpoint("t", "http://x"))
 
 
 def test_an_unknown_name_is_told_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="known are huggingface, llamacpp, ollama, openai, vllm"):
-        create("nope", Endpoint("t", "x://"))
+        create("nope", Endpoint("t", "http://x"))
     with pytest.raises(errors.ConfigError, match="'shout' is no provider type"):
         roundhouse.LLMManager({"llm": {"providers": [{"type": "shout", "model": "m"}]}})

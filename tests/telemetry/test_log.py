@@ -149,11 +149,12 @@ def test_whoever_logs_does_not_wait_for_a_reader_that_reads_nothing() -> None:
 
         read = threading.Thread(target=read_all)
         read.start()
-        assert some_read.wait(60)
+        some_read.wait(60)
         _log.warning("after")
         log.close()
         out.close()
         read.join()
+    assert some_read.is_set()
     lost = [line["message"] for line in told if "are missing here" in line["message"]]
     said = sum(int(message.split()[0]) for message in lost)
     assert lost
