@@ -1,4 +1,4 @@
-"""The parts that the server is made of and nothing else: uvicorn, starlette and aiohttp hand a request on and an answer back.
+"""The parts of the server and nothing else: uvicorn, starlette and aiohttp hand on a request and its answer.
 
 No authentication, routing, limits, metrics or history: whatever a server on these parts adds, it adds to this.
 """
@@ -42,7 +42,7 @@ async def main() -> None:
     config = uvicorn.Config(_app(sys.argv[1]), port=0, log_level="error", access_log=False, http="httptools")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
     print(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", flush=True)
     await serving

@@ -1,6 +1,6 @@
 """How many streams, each a piece every 20 ms, go through one server without a pause that a reader would notice.
 
-Mock, server and load are processes of their own. The same clients against the mock directly show what pauses are theirs.
+Mock, server and load are processes of their own. The same clients on the mock directly show which pauses are theirs.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def _client(url: str, after_s: float) -> float:
     await asyncio.sleep(after_s)
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
-    _, reader = await loop.create_connection(lambda: _Reader(parts.netloc), parts.hostname, parts.port)
+    _, reader = await loop.create_connection(lambda: _Reader(parts.netloc), parts.hostname or "", parts.port or 80)
     longest = 0.0
     for _ in range(_ROUNDS):
         longest = max(longest, await reader.ask())

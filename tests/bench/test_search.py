@@ -106,7 +106,8 @@ class OneAtATime:
         yield Chunk("yes", finish_reason="stop")
 
     def occupied(self) -> Occupied:
-        return Occupied(int(self.turn.locked()), 1, max(0, self.waiting - 1))
+        busy = int(self.waiting > 0)  # not the lock: between two requests it is free for a moment
+        return Occupied(busy, 1, self.waiting - busy)
 
 
 async def test_a_rate_far_beyond_the_capacity_is_stopped_early_and_the_full_slot_is_seen() -> None:
