@@ -78,7 +78,7 @@ def test_the_command_of_make_demo_gives_the_right_answer() -> None:
         (["ask", "q", "-p", "rag", "-c", "-"], b"text", 1, 'there is no prompt "rag"'),
         (["ask", "q", "--config", "/no.yaml"], b"", 2, "/no.yaml: there is no such file"),
         (["ask"], b"", 2, "Missing argument"),
-        (["ask", "q", "--temperature", "9"], b"", 2, "less than or equal to 2"),
+        (["ask", "q", "--temperature", "9"], b"", 2, "not in the range 0<=x<=2"),
         (["nope"], b"", 2, "nope"),
         (["config", "check", "/no.yaml"], b"", 2, "there is no such file"),
     ],
