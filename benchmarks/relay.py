@@ -44,7 +44,7 @@ def run() -> list[Row]:
         Row("added latency, 1 connection, p99", f"{p99:.2f} ms", "<= 1 ms", p99 <= 1, _ms(direct, 0.99)),
         Row("requests/s, 32 connections", f"{rate:.0f}", "", None, f"{direct_rate:.0f}"),
         Row("requests/s per core of the server", f"{ours:.0f}", ">= 4,000", ours >= 4000, f"bare relay {bare:.0f}"),
-        Row("the same as a share of a bare relay's", f"{share:.2f}", ">= 0.52", share >= 0.52),
+        Row("the same as a share of a bare relay's", f"{share:.2f}", "", None),
     ]
 
 
