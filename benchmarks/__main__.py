@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 from benchmarks import (
     batching,
@@ -45,10 +46,17 @@ def main() -> None:
     if unknown := set(wanted) - set(BENCHMARKS):
         sys.exit(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     rows: list[Row] = []
+    broken: list[str] = []
     for name in wanted:
         print(f"{name} ...", file=sys.stderr)
-        rows += BENCHMARKS[name]()
+        try:
+            rows += BENCHMARKS[name]()
+        except Exception:  # noqa: BLE001 - the others took a quarter of an hour
+            traceback.print_exc()
+            broken.append(name)
     print(table(rows))
+    if broken:
+        sys.exit(f"these did not run: {', '.join(broken)}")
 
 
 main()

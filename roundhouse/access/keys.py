@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from roundhouse.core.errors import ConfigError
+from roundhouse.core.files import write_atomically
 
 __all__ = ["Key", "KeyFile", "KeyLimits", "Role", "digest_of", "new_key"]
 
@@ -145,16 +145,7 @@ class KeyFile:
         """The file replaced as a whole: a full disk or a killed process leaves the old one."""
         text = json.dumps({"version": _VERSION, "keys": [asdict(key) for key in keys]}, indent=1)
         try:
-            descriptor, name = tempfile.mkstemp(prefix=self.path.name + ".", dir=self.path.parent)
-            try:
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(name, self.path)
-            except BaseException:
-                os.unlink(name)
-                raise
+            write_atomically(self.path, text.encode(), 0o600)
         except OSError as error:
             raise self._error(f"it cannot be written: {error.strerror or error}") from error
 

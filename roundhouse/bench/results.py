@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from roundhouse.bench.sampling import Sample
 from roundhouse.bench.statistics import METHOD
 from roundhouse.bench.summary import Summary, Window
 from roundhouse.core.errors import InvalidRequest
+from roundhouse.core.files import write_atomically
 
 __all__ = ["VERSION", "Machine", "Point", "Results", "machine", "read", "schema", "write"]
 
@@ -85,18 +84,7 @@ def write(path: Path, results: Results) -> None:
     """Whole or not at all: a run that took an hour does not end as half a file."""
     data = msgspec.json.encode(results)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
+    write_atomically(path, data)
 
 
 def read(path: Path) -> Results:

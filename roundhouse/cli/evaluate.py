@@ -52,10 +52,10 @@ def evaluate(
     ANSWERS keeps every answer as it comes, so a run that was stopped goes on. Without variants the answers that it has
     are evaluated. Exit code 1 if an answer could not be had.
     """
+    from roundhouse.core.files import write_atomically
     from roundhouse.evaluate.page import page
     from roundhouse.evaluate.run import Plan, run
     from roundhouse.evaluate.table import lines
-    from roundhouse.store.layout import write_atomically
 
     if answers.suffix.lower() not in (".jsonl", ".csv"):
         raise typer.BadParameter(f"{answers} is neither .jsonl nor .csv; the report is named after it")

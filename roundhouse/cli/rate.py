@@ -145,8 +145,8 @@ def export(
     out: Annotated[Path | None, typer.Option(help="The JSONL to write; default: standard output.")] = None,
 ) -> None:
     """Write every judgement as JSONL, or pairs of a preferred and a rejected answer as TRL's DPOTrainer takes them."""
+    from roundhouse.core.files import write_atomically
     from roundhouse.rating.export import Form, rows
-    from roundhouse.store.layout import write_atomically
 
     if form not in list(Form):
         raise typer.BadParameter(f"--form is one of {', '.join(Form)}, not {form}")

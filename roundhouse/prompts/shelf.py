@@ -9,7 +9,6 @@ rename, so that a reader never sees half of either.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import yaml
 
 from roundhouse.core.errors import TemplateError
+from roundhouse.core.files import write_atomically
 from roundhouse.prompts.catalog import Catalog
 from roundhouse.prompts.files import read_folder
 from roundhouse.prompts.prompt import Prompt
@@ -68,7 +68,7 @@ def move_label(folder: Path, name: str, label: str, version: str = "") -> tuple[
     labels = {key: dict(pointers) for key, pointers in _read_labels(folder / _LABELS).items()}
     before = labels.setdefault(name, {}).get(label, "")
     labels[name][label] = prompt.version
-    _replace(folder / _LABELS, yaml.safe_dump(labels, sort_keys=True))
+    write_atomically(folder / _LABELS, yaml.safe_dump(labels, sort_keys=True).encode())
     return before, prompt.version
 
 
@@ -104,16 +104,3 @@ def _keep(folder: Path, prompt: Prompt) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         if not place.is_dir():  # another process has kept the same version
             raise
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".labels-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -6,15 +6,14 @@ file that is missing or broken is the same as none, and nothing that is started 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from roundhouse.core.files import write_atomically
 
 __all__ = ["Learned", "Load", "load_key"]
 
@@ -84,15 +83,7 @@ class Learned:
         }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-            try:
-                with os.fdopen(handle, "w") as file:
-                    json.dump(body, file)
-                Path(name).replace(path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    Path(name).unlink()
-                raise
+            write_atomically(path, json.dumps(body).encode())
         except OSError as error:
             log.warning("what loads took cannot be kept in %s: %s", path, error)
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from roundhouse.core.errors import ChecksumMismatch, DiskFull, StoreError
-from roundhouse.store.layout import Layout, sync_folder
+from roundhouse.core.files import sync_folder
+from roundhouse.store.layout import Layout
 
 __all__ = ["Blobs", "hash_file", "require_space", "storing"]
 

@@ -13,15 +13,14 @@ accepted.json                                   licences that were accepted
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from roundhouse.core.errors import StoreError
+from roundhouse.core.files import write_atomically
 from roundhouse.store.locks import locked
 
-__all__ = ["LAYOUT", "Layout", "sync_folder", "write_atomically"]
+__all__ = ["LAYOUT", "Layout"]
 
 LAYOUT = 1
 
@@ -96,26 +95,3 @@ class Layout:
                 path=str(self.root),
             )
         write_atomically(self.root / "layout.json", json.dumps({"layout": LAYOUT}).encode())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """`path` has its old content or `data`, whenever the process or the machine stops."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with fresh.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in `folder` last over a loss of power."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

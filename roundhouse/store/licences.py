@@ -14,7 +14,8 @@ import msgspec
 import yaml
 
 from roundhouse.core.errors import LicenceNotAccepted, LicenceRefused, StoreError
-from roundhouse.store.layout import Layout, write_atomically
+from roundhouse.core.files import write_atomically
+from roundhouse.store.layout import Layout
 from roundhouse.store.locks import locked
 
 __all__ = ["Acceptance", "Acceptances", "Commercial", "Licence", "LicencePolicy", "licence_of"]

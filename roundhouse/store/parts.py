@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from roundhouse.core.files import write_atomically
 from roundhouse.store.blobs import storing
-from roundhouse.store.layout import write_atomically
 
 __all__ = ["Parts"]
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import msgspec
 
 from roundhouse.core.errors import BadHeader, InUse, NotInStore, StoreError
+from roundhouse.core.files import sync_folder, write_atomically
 from roundhouse.core.model import ModelFacts
 from roundhouse.store.blobs import Blobs
 from roundhouse.store.headers import read_model
-from roundhouse.store.layout import Layout, sync_folder, write_atomically
+from roundhouse.store.layout import Layout
 from roundhouse.store.locks import Lease, locked
 from roundhouse.store.manifest import Manifest, read_manifest
 from roundhouse.store.references import Reference
