@@ -16,7 +16,7 @@ import msgspec
 import typer
 
 from roundhouse.config import Server, Settings, load
-from roundhouse.core.errors import ConnectFailed, KeyRejected
+from roundhouse.core.errors import ConnectFailed, Error, KeyRejected
 from roundhouse.gateway.build import provider_types
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "URLOption",
     "ask_server",
     "load_said",
+    "order",
     "print_json",
     "progress",
     "server_state",
@@ -138,6 +139,17 @@ def ask_server(
         raise ConnectFailed(
             f"no Roundhouse server answers at {root}: {reason}; is `roundhouse serve` running?"
         ) from error
+
+
+def order(root: str, path: str, body: Mapping[str, Any] | None = None, *, limit_s: float = _LIMIT_S) -> dict[str, Any]:
+    """What a running server answered; raises `Error` with what it refused with, and what `ask_server` raises."""
+    status, told = ask_server(root, path, body, limit_s=limit_s)
+    if status >= 400:
+        said = told.get("error", {}) if isinstance(told, dict) else {}
+        message = said.get("message") if isinstance(said, dict) else None
+        raise Error(message or f"{root} refused with status {status}: {told}")
+    answer: dict[str, Any] = told
+    return answer
 
 
 def _key_header() -> dict[str, str]:

@@ -20,6 +20,7 @@ from roundhouse.cli import (
     config,
     deploy,
     doctor,
+    drift,
     evaluate,
     experiment,
     faults,
@@ -50,6 +51,7 @@ app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
 app.command("ps")(ps.ps)
+app.command("drift")(drift.drift)
 app.command("evaluate")(evaluate.evaluate)
 app.command("switch")(operate.switch)
 app.command("load")(operate.load)

@@ -13,15 +13,14 @@ from roundhouse.cli.common import (
     ConfigOption,
     JSONOption,
     URLOption,
-    ask_server,
     load_said,
+    order,
     print_json,
     progress,
     server_state,
     server_url,
     tell,
 )
-from roundhouse.core.errors import Error
 
 __all__ = ["load", "reload", "switch", "unload"]
 
@@ -64,7 +63,7 @@ def switch(
     if check or expect:
         body["check"] = {"prompt": check, "expect": expect}
     root = server_url(url, config)
-    told = _ordered(root, "/admin/switch", body)
+    told = order(root, "/admin/switch", body, limit_s=_LOAD_LIMIT_S)
     told = _followed(root, told, quiet=as_json)
     if as_json:
         print_json(told)
@@ -86,7 +85,7 @@ def load(
     """Have a target's engines ready before anyone asks."""
     root = server_url(url, config)
     with progress(f"loading {target}", lambda: load_said(server_state(root, limit_s=1.0)["memory"])):
-        told = _ordered(root, "/admin/load", {"target": target})
+        told = order(root, "/admin/load", {"target": target}, limit_s=_LOAD_LIMIT_S)
     _told(told, f"{target} is loaded", as_json)
 
 
@@ -97,13 +96,17 @@ def unload(
     as_json: JSONOption = False,
 ) -> None:
     """Stop a target's engines once they are idle; the next request starts them again."""
-    _told(_ordered(server_url(url, config), "/admin/unload", {"target": target}), f"{target} is unloaded", as_json)
+    _told(
+        order(server_url(url, config), "/admin/unload", {"target": target}, limit_s=_LOAD_LIMIT_S),
+        f"{target} is unloaded",
+        as_json,
+    )
 
 
 def reload(url: URLOption = "", config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Have a running server read its configuration again; a bad one changes nothing."""
     root = server_url(url, config)
-    told = _ordered(root, "/admin/reload", {})
+    told = order(root, "/admin/reload", {}, limit_s=_LOAD_LIMIT_S)
     if not as_json:
         for name in ("added", "removed", "exchanged", "adjusted", "renewed", "at_the_next_start"):
             if told[name]:
@@ -128,7 +131,7 @@ def _followed(root: str, told: dict[str, Any], *, quiet: bool) -> dict[str, Any]
         if told["over"]:
             return told
         time.sleep(_POLL_S)
-        told = _ordered(root, f"/admin/switch/{told['id']}", None)
+        told = order(root, f"/admin/switch/{told['id']}")
 
 
 def _progress(told: dict[str, Any]) -> str:
@@ -144,14 +147,3 @@ def _told(told: dict[str, Any], said: str, as_json: bool) -> None:
         print_json(told)
     else:
         print(said)
-
-
-def _ordered(root: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    """The server's answer; raises what it refused with."""
-    status, told = ask_server(root, path, body, limit_s=_LOAD_LIMIT_S)
-    if status >= 400:
-        said = told.get("error", {}) if isinstance(told, dict) else {}
-        message = said.get("message") if isinstance(said, dict) else None
-        raise Error(message or f"{root} refused with status {status}: {told}")
-    answer: dict[str, Any] = told
-    return answer

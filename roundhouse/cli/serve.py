@@ -60,7 +60,14 @@ def serve(
     from roundhouse.server.app import LOOPBACK_HOSTS, Access, build_app
 
     log = Log(log_style(settings))
-    gateway = Gateway(settings, reread=lambda: settings_of(config, flags), keeps_history=True, exports=True, log=log)
+    gateway = Gateway(
+        settings,
+        reread=lambda: settings_of(config, flags),
+        keeps_history=True,
+        exports=True,
+        watches=True,
+        log=log,
+    )
     gateway.before_reload(lambda new: partial(log.apply, log_style(new)))
     app = build_app(
         gateway,

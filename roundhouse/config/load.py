@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import platformdirs
 
@@ -16,6 +17,7 @@ from roundhouse.config.settings import (
     BreakerSettings,
     CheckSettings,
     ConfiguredKey,
+    DriftSettings,
     HistorySettings,
     Licences,
     Limits,
@@ -120,7 +122,7 @@ def _settle(
         resources=Resources(**values.get("resources", {})),
         store=StoreSettings(**values.get("store", {})),
         licences=_licences(values.get("licences", {})),
-        telemetry=_telemetry(values.get("telemetry", {})),
+        telemetry=_telemetry(values.get("telemetry", {}), root, faults),
         source=source,
         origins=_origins(root),
     )
@@ -176,7 +178,7 @@ def _licences(values: Mapping[str, Any]) -> Licences:
     return Licences(**{**values, **lists})
 
 
-def _telemetry(values: Mapping[str, Any]) -> TelemetrySettings:
+def _telemetry(values: Mapping[str, Any], root: Node, faults: Faults) -> TelemetrySettings:
     history = _filled(HistorySettings, values.get("history", {}), {"enabled", "path", "most_mib"})
     log = dict(values.get("log", {}))
     if "redact" in log:
@@ -184,7 +186,19 @@ def _telemetry(values: Mapping[str, Any]) -> TelemetrySettings:
     otlp = None
     if "otlp" in values:
         otlp = _filled(OtlpSettings, values["otlp"], {"endpoint", "headers", "sampling", "content"})
-    return TelemetrySettings(history, LogSettings(**log), otlp)
+    return TelemetrySettings(history, LogSettings(**log), otlp, _drift(values.get("drift", {}), root, faults))
+
+
+def _drift(values: Mapping[str, Any], root: Node, faults: Faults) -> DriftSettings:
+    lists = {name: tuple(values[name]) for name in ("quality", "webhook_hosts") if name in values}
+    times = ("avoid_for", "roll_back_within")
+    given = {f"{name}_s" if name in times else name: value for name, value in values.items()}
+    found = DriftSettings(**{**given, **lists})
+    host = urlsplit(found.webhook).hostname
+    if host is not None and host not in found.webhook_hosts:
+        said = f"telemetry.drift.webhook: {host} is none of telemetry.drift.webhook_hosts; name it there if it is meant"
+        faults.append(_at(root, "webhook", found.webhook, said))
+    return found
 
 
 def _unended(given: str | Mapping[str, str]) -> str | Mapping[str, str]:

@@ -254,8 +254,21 @@ def _telemetry_rule() -> Section:
         "interval": Duration("Between two exports of metrics.", low=0.1),
         "content": Switch("Spans have what was asked and answered, redacted as the log's."),
     }
+    drift: dict[str, Rule] = {
+        "enabled": Switch("Whether targets are watched for having become slower or worse."),
+        "baseline": Number("Requests of a target that its usual is learned from.", 100, 100_000, whole=True),
+        "slower": Number("Times the usual, below which no answer is called slow.", 1, 100),
+        "false_alarm": Number("Requests between two false warnings, on average at least.", 1_000, 10**12, whole=True),
+        "quality": ListOf(Text(), "Metrics of feedback, from 0 to 1, of which less is worse.", single=True),
+        "act": Text("What is done besides: ask others first, or undo the last switch.", ("warn", "avoid", "roll_back")),
+        "avoid_for": Duration("How long others are asked first.", low=1),
+        "roll_back_within": Duration("How long after its end a switch may be undone.", low=1),
+        "webhook": Url("Told of every warning by a POST of JSON; write ${VAR} for a token in it."),
+        "webhook_hosts": ListOf(Text(), "Hosts that a webhook may be at.", single=True),
+    }
     return Section(
         {
+            "drift": Section(drift, "Warnings of targets that become slower or worse."),
             "history": Section(history, "Numbers of each request, for `roundhouse stats`."),
             "log": Section(log, "Lines on standard error."),
             "otlp": Section(otlp, "A collector of OpenTelemetry, told of each request."),

@@ -224,12 +224,32 @@ class OtlpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DriftSettings:
+    """When a target is said to have become slower or worse, and what is done about it (docs/telemetry.md).
+
+    `baseline` and `false_alarm` in requests; `act`: `warn`, `avoid` or `roll_back`; `webhook` empty = there is none.
+    """
+
+    enabled: bool = True
+    baseline: int = 200
+    slower: float = 1.25
+    false_alarm: int = 100_000
+    quality: tuple[str, ...] = ()
+    act: str = "warn"
+    avoid_for_s: float = 600.0
+    roll_back_within_s: float = 3600.0
+    webhook: str = field(default="", repr=False)
+    webhook_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TelemetrySettings:
     """`otlp` None = there is no such section."""
 
     history: HistorySettings = HistorySettings()
     log: LogSettings = field(default_factory=LogSettings)
     otlp: OtlpSettings | None = None
+    drift: DriftSettings = DriftSettings()
 
 
 @dataclass(frozen=True, slots=True)

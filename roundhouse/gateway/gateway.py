@@ -21,6 +21,7 @@ from roundhouse.core.report import Report
 from roundhouse.gateway.build import notices
 from roundhouse.gateway.cards import Card, Cards
 from roundhouse.gateway.defaults import with_default_route
+from roundhouse.gateway.drift import Drifts, baselines_path
 from roundhouse.gateway.embeddings import Vectors
 from roundhouse.gateway.exporting import backends_of, export_of, is_wanted
 from roundhouse.gateway.house import House
@@ -62,8 +63,8 @@ class Gateway:
 
     Engines start when they are first needed. Raises `ConfigError` on building from settings that cannot be served.
     `reread` gives the settings as they are now, for `reload`. `keeps_history`: write what each request took to the
-    file that the settings name. `exports`: tell a collector of OpenTelemetry of each request, if there is one. `log` is
-    told of each request.
+    file that the settings name. `exports`: tell a collector of OpenTelemetry of each request, if there is one.
+    `watches`: warn of targets that become slower or worse. `log` is told of each request.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Gateway:
         *,
         keeps_history: bool = False,
         exports: bool = False,
+        watches: bool = False,
         log: Log | None = None,
     ) -> None:
         self._settings = settings
@@ -86,6 +88,8 @@ class Gateway:
         self._history: Recorder | None = None
         self._exports = exports and is_wanted(settings)
         self._export: Export | None = None
+        self._watches = watches
+        self._drifts: Drifts | None = None
         self._log = log
         self._standings: Standings | None = None
         self._prepare: list[Callable[[Settings], Callable[[], None]]] = []
@@ -96,6 +100,9 @@ class Gateway:
             self._house = House(self._settings, *self._listeners())
             if self._export is not None:
                 self._house.meter.registry.register(self._export)
+            if self._watches:
+                self._drifts = Drifts(self._settings, self._house.manager, self._house.tell, baselines_path())
+                self._house.listen(self._drifts.record)
             self._cards = Cards(self._settings)
             self._open_trials()
         return self
@@ -110,6 +117,9 @@ class Gateway:
         trials, self._trials = self._trials, None
         if trials is not None:
             await trials.aclose()
+        drifts, self._drifts = self._drifts, None
+        if drifts is not None:
+            await drifts.aclose()
         house, self._house = self._house, None
         if house is not None:
             await house.aclose()
@@ -192,6 +202,11 @@ class Gateway:
         """Stop a target's engines once they are idle; False if they stayed busy for `limit_s`."""
         return await self._open_manager.unload(target, limit_s)
 
+    @property
+    def drifts(self) -> Drifts | None:
+        """Which targets have become slower or worse; None = this house does not watch them."""
+        return self._drifts
+
     def before_reload(self, prepare: Callable[[Settings], Callable[[], None]]) -> None:
         """For what else is built from settings: `prepare` is given the new ones before anything changes, and may raise
         `ConfigError`; what it returns is called when everything else has changed.
@@ -217,6 +232,8 @@ class Gateway:
             self._history.policy = history_policy(new)
         if self._export is not None:
             self._export.backends = backends_of(new)
+        if self._drifts is not None:
+            self._drifts.adopt(new)
         if self._trials is None:
             self._open_trials()
         else:
@@ -255,14 +272,20 @@ class Gateway:
         reply.report.warnings += cut
         return reply if enrolled is None or self._trials is None else self._trials.watch(reply, enrolled)
 
-    def feedback(self, request_id: str, metric: str, value: float) -> list[str]:
-        """Tell what came of an answer; gives the experiments that it was in. Raises `InvalidRequest` if it was in none.
+    async def feedback(self, request_id: str, metric: str, value: float) -> list[str]:
+        """Tell what came of an answer; gives the experiments that it was in.
 
-        Blocks for the time of a small write.
+        Raises `InvalidRequest` if it was in none, unless the metric is one by which targets are watched.
         """
-        if self._trials is None:
-            raise InvalidRequest("there are no experiments in the configuration", param="id")
-        return self._trials.feedback(request_id, metric, value)
+        watched = self._drifts is not None and self._drifts.feedback(request_id, metric, value)
+        try:
+            if self._trials is None:
+                raise InvalidRequest("there are no experiments in the configuration", param="id")
+            return await asyncio.to_thread(self._trials.feedback, request_id, metric, value)
+        except InvalidRequest:
+            if watched:
+                return []
+            raise
 
     async def experiments(self) -> list[dict[str, Any]]:
         """Every experiment of the configuration, and what its data allow to say, as plain values."""

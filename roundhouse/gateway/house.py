@@ -40,14 +40,14 @@ class House:
         self._generation = 0
         self._names = set(self._entries)
         self.meter = Meter()
-        self._listeners = listeners
+        self._listeners = [*listeners]
         self.manager = Manager(
             build_targets(settings, self._room, self._spares),
             _policy(settings),
             routes=tiers_of(settings),
             room=self._room,
             spares=self._spares,
-            told=self._told,
+            told=self.tell,
         )
         self.meter.watch(self.manager.state)
         self.meter.expect(self._entries)
@@ -95,7 +95,11 @@ class House:
             done.switches += [switch.id] if switch is not None else []
         return done
 
-    def _told(self, event: Event) -> None:
+    def listen(self, listener: Tell) -> None:
+        self._listeners.append(listener)
+
+    def tell(self, event: Event) -> None:
+        """Count an event, and have every listener told of it."""
         self.meter.record(event)
         for listener in self._listeners:
             listener(event)

@@ -9,6 +9,7 @@ from roundhouse.core.errors import Error, ModelNotFound, Overloaded, QueueFull, 
 from roundhouse.routing.failover import conclude
 from roundhouse.routing.queue import Ticket, WaitingRoom
 from roundhouse.routing.replica import Replica
+from roundhouse.routing.route import avoiding
 from roundhouse.routing.run import Grant, Run
 from roundhouse.routing.scheduler import Candidate, Decision, Full, Serve, Wait, choose
 from roundhouse.routing.target import Target
@@ -31,6 +32,7 @@ class Admission:
     ) -> None:
         self.targets = targets
         self.waiting = WaitingRoom(queue)
+        self.avoided: set[str] = set()
         self._clock = clock
         self._chance = chance
         self._on_idle = on_idle
@@ -180,7 +182,7 @@ class Admission:
                 for target in (self.targets[name] for name in tier)
                 for replica in target.active
             ]
-            for tier in run.tiers
+            for tier in avoiding(run.tiers, self.avoided)
         ]
 
     def _unfit(self, run: Run, target: Target, replica: Replica) -> str:

@@ -140,6 +140,11 @@ class Manager:
             self.upkeep.forget(target)
         self.upkeep.run(self._retired(target), f"end of {target.name}")
 
+    def avoid(self, target: str, yes: bool) -> None:
+        """Have a target asked only after the others of a route from now on, or (`yes` false) in its place again."""
+        (self.admission.avoided.add if yes else self.admission.avoided.discard)(target)
+        self.admission.dispatch()
+
     def lead(self, routes: Mapping[str, Tiers]) -> None:
         """Have the routes lead where these say, all at once; one that is not there any more leads nowhere."""
         for name, route in list(self.routes.items()):

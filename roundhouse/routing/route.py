@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from roundhouse.routing.canary import Canary
 
-__all__ = ["Route", "Tiers"]
+__all__ = ["Route", "Tiers", "avoiding"]
 
 # Names of targets in order of preference; names together are equals, among which load is balanced.
 Tiers: TypeAlias = Sequence[Sequence[str]]
@@ -30,3 +30,12 @@ class Route:
     @property
     def targets(self) -> tuple[str, ...]:
         return tuple(name for tier in self.tiers for name in tier)
+
+
+def avoiding(tiers: Tiers, names: Collection[str]) -> Tiers:
+    """The same targets, with those of these names behind all others."""
+    if not names:
+        return tiers
+    wanted = [[name for name in tier if name not in names] for tier in tiers]
+    avoided = [[name for name in tier if name in names] for tier in tiers]
+    return [tier for tier in (*wanted, *avoided) if tier]

@@ -100,7 +100,9 @@ class Order:
 
 @dataclass(slots=True, eq=False)
 class Switch:
-    """One switch, as far as it is. `what` in words; `beside`: old and new run at the same time."""
+    """One switch, as far as it is. `what` in words; `beside`: old and new run at the same time; `former`: the target
+    that served its route before, empty = it was not one alone.
+    """
 
     id: str
     what: str
@@ -116,6 +118,7 @@ class Switch:
     held_s: float = 0.0
     held_at: float = 0.0
     error: str = ""
+    former: str = ""
     reached: dict[str, float] = field(default_factory=dict)
     cold: Sequence[Replica] = ()
     stopped: Sequence[Replica] = ()
@@ -208,7 +211,10 @@ class Turntable:
             route.tiers = tiers
 
         what = f"route {route_name}: {' | '.join(route.tiers[0])} -> {target_name}"
-        return self.begin(what, [route], old, self._targets[target_name], flip, order)
+        former = route.tiers[0][0] if len(route.tiers[0]) == 1 else ""
+        switch = self.begin(what, [route], old, self._targets[target_name], flip, order)
+        switch.former = former
+        return switch
 
     def begin(
         self,

@@ -1,8 +1,9 @@
-"""`POST /v1/feedback`: what came of an answer, by its id, for the experiments that it was in."""
+"""`POST /v1/feedback`: what came of an answer, by its id, for the experiments that it was in and the watch over its
+target.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import math
 
 import msgspec
@@ -37,7 +38,7 @@ class Feedback:
             request_id, value = told.id.removeprefix("chatcmpl-"), float(told.value)
             if not (told.metric.strip() and len(told.metric) <= _LONGEST_METRIC and math.isfinite(value)):
                 raise InvalidRequest("feedback needs the name of a metric and a finite value", param="metric")
-            found = await asyncio.to_thread(self._gateway.feedback, request_id, told.metric, value)
+            found = await self._gateway.feedback(request_id, told.metric, value)
         except ClientGone:
             return
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -26,6 +26,7 @@ class Live:
         """Plain values; seconds, tokens, shares of 1."""
         meter = self._gateway.meter
         first = meter.first_tokens.quantile
+        watch = self._gateway.drifts
         return {
             "at": time.time(),
             "up_s": time.time() - self._began,
@@ -33,6 +34,7 @@ class Live:
             "first_token": {"p50_s": first(0.5), "p95_s": first(0.95), "p99_s": first(0.99)},
             "clients_gone": meter.left,
             "state": self._gateway.state(),
+            "drifted": [one for one in watch.standing() if one["state"] == "drifted"] if watch is not None else [],
             "routes": {name: list(targets) for name, targets in self._gateway.names().items()},
             "recent": [row_of(report) for report in self._gateway.recent(_RECENT)],
         }

@@ -26,6 +26,7 @@ from roundhouse.server.answering import Answering
 from roundhouse.server.anthropic_wire import Anthropic, AnthropicBody, CountBody
 from roundhouse.server.completions_wire import CompletionBody, Completions
 from roundhouse.server.context import Context
+from roundhouse.server.drift_api import Drift, RelearnAsked
 from roundhouse.server.embeddings_api import Embed, EmbedBody, Embeddings, EmbeddingsBody, OldEmbed, OldEmbedBody
 from roundhouse.server.experiments_api import Course, Experiments
 from roundhouse.server.feedback_api import Feedback, FeedbackBody
@@ -130,6 +131,10 @@ def _admin(context: Context) -> Iterator[Path]:
     yield Path("GET", "/admin/experiments", Experiments(gateway), doc, role=Role.ADMIN)
     doc = "An experiment's intervals over time."
     yield Path("GET", "/admin/experiments/{name}", Course(gateway), doc, role=Role.ADMIN)
+    drift = Drift(gateway)
+    yield Path("GET", "/admin/drift", drift, "Which targets have become slower or worse.", role=Role.ADMIN)
+    relearn, doc = Command(RelearnAsked, drift.relearn), "Take what a target does from now on for usual."
+    yield Path("POST", "/admin/drift/relearn", relearn, doc, role=Role.ADMIN, body=RelearnAsked)
     prompts = Prompts(gateway)
     yield Path("GET", "/admin/prompts", prompts, "Every prompt, its variables and wordings.", role=Role.ADMIN)
     reading, doc = Command(ReadAsked, prompts.read), "What a model would read of a prompt; nothing is generated."

@@ -130,12 +130,17 @@ def learned(metric: str, values: Sequence[float], rule: Rule) -> Baseline:
 
 
 class Detector:
-    """Bets against a mean badness of at most `rate`, several at once: nobody knows how large a change will be."""
+    """Bets against a mean badness of at most `rate`, several at once: nobody knows how large a change will be.
+
+    `since`: how many of the last values lie after the change, if there was one: since the middle bet's CUSUM began.
+    """
 
     def __init__(self, rate: float, every: int) -> None:
         self._every = every
         self._wins = [bet / rate for bet in _BETS]
         self._sums = [0.0] * len(_BETS)
+        self._cusum = 0.0
+        self.since = 0
 
     def add(self, badness: float) -> bool:
         """Whether it has changed."""
@@ -143,6 +148,8 @@ class Detector:
             (total + 1) * (1 - bet + win * badness)
             for total, bet, win in zip(self._sums, _BETS, self._wins, strict=True)
         ]
+        self._cusum = max(1.0, self._cusum) * (1 - _BETS[2] + self._wins[2] * badness)
+        self.since = self.since + 1 if self._cusum > 1 else 0
         return self.evidence >= self._every
 
     @property
@@ -179,6 +186,7 @@ class Series:
             if not self._detector.add(bad):
                 return None
             self._recent.clear()
+            self._last = deque(list(self._last)[-self._detector.since :], _RECENT)
             return self._move(Change.DRIFTED)
         if len(self._recent) == _RECENT and sum(self._recent) / _RECENT <= self.baseline.rate:
             return self.begin_anew()
@@ -203,7 +211,9 @@ class Series:
 
     @property
     def now(self) -> float | None:
-        """The median of the last latencies, else the mean of the last values; None = there were none."""
+        """The median of the last latencies, else the mean of the last values: a hundred, after a change only those
+        since then. None = there were none.
+        """
         if not self._last:
             return None
         ordered = sorted(self._last)

@@ -8,14 +8,17 @@ from typing import TypeAlias
 import msgspec
 
 from roundhouse.core.chat import Sampling
+from roundhouse.core.errors import Error, RequestError
 from roundhouse.core.trace import TraceContext
 from roundhouse.telemetry.gaps import Gaps
 
 __all__ = [
+    "CALLERS_OWN",
     "CLIENT_LEFT",
     "GIVEN_UP",
     "OK",
     "UNDONE",
+    "Drifted",
     "EngineDied",
     "Event",
     "Evicted",
@@ -31,6 +34,14 @@ OK = "ok"
 CLIENT_LEFT = "client_left"
 GIVEN_UP = "given_up"
 UNDONE = "undone"
+
+
+def _codes(kind: type[Error]) -> set[str]:
+    return {kind.code}.union(*(_codes(below) for below in kind.__subclasses__()))
+
+
+# Codes of what a caller did wrong, which says nothing of us or of a backend.
+CALLERS_OWN = frozenset(_codes(RequestError))
 
 
 class RequestEnded(msgspec.Struct, frozen=True):
@@ -135,5 +146,18 @@ class SwitchEnded(msgspec.Struct, frozen=True):
     held_s: float
 
 
-Event: TypeAlias = RequestEnded | RequestTraced | LoadEnded | EngineDied | Evicted | SwitchEnded
+class Drifted(msgspec.Struct, frozen=True):
+    """A target has become slower or worse than it used to be, or (`drifted` false) is no longer called so.
+
+    `metric`: `first_token_s`, `per_token_s`, `error`, or one of feedback; `usual` and `now` in its unit.
+    """
+
+    target: str
+    metric: str
+    drifted: bool
+    usual: float
+    now: float
+
+
+Event: TypeAlias = RequestEnded | RequestTraced | LoadEnded | EngineDied | Evicted | SwitchEnded | Drifted
 Tell: TypeAlias = Callable[[Event], None]

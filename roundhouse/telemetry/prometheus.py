@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from roundhouse.core.errors import Error, RequestError
 from roundhouse.telemetry.events import (
+    CALLERS_OWN,
     CLIENT_LEFT,
     OK,
     UNDONE,
+    Drifted,
     EngineDied,
     Event,
     Evicted,
@@ -38,14 +39,6 @@ _OTHER = "other"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 _LONG_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 _OWN_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
-
-
-def _codes(kind: type[Error]) -> set[str]:
-    return {kind.code}.union(*(_codes(below) for below in kind.__subclasses__()))
-
-
-# What a caller did wrong says nothing of us: it is counted by its code, and is no error rate.
-_CALLERS_OWN = frozenset(_codes(RequestError))
 
 
 class Meter:
@@ -91,6 +84,10 @@ class Meter:
                                  registry=self.registry)  # fmt: skip
         self._switch_seconds = self._of_target("switch_seconds", "From the order to the end of a switch")
         self._held_seconds = self._of_target("switch_held_seconds", "How long a switch held requests")
+        self._drifts = Counter("roundhouse_drifts", "Warnings that a target has become slower or worse",
+                               ("target", "metric"), registry=self.registry)  # fmt: skip
+        self._drifted = Gauge("roundhouse_drifted", "1 while such a warning stands", ("target", "metric"),
+                              registry=self.registry)  # fmt: skip
 
     def watch(self, look: Callable[[], Mapping[str, Any]]) -> None:
         """Have every scrape tell the house as it stands then: `look` gives what `Manager.state` gives."""
@@ -121,6 +118,10 @@ class Meter:
                 self._switches.labels(self._known(event.target), event.outcome).inc()
                 self._switch_seconds.labels(self._known(event.target)).observe(event.seconds)
                 self._held_seconds.labels(self._known(event.target)).observe(event.held_s)
+            case Drifted():
+                if event.drifted:
+                    self._drifts.labels(self._known(event.target), event.metric).inc()
+                self._drifted.labels(self._known(event.target), event.metric).set(event.drifted)
 
     def _request(self, event: RequestEnded) -> None:
         series = self._of(event.route, event.target)
@@ -129,7 +130,7 @@ class Meter:
             self._failed.labels(self._known(target), error).inc()
         if event.outcome == CLIENT_LEFT:
             self.left += 1
-        elif event.outcome not in _CALLERS_OWN:
+        elif event.outcome not in CALLERS_OWN:
             ok = event.outcome == OK
             if ok and event.first_token_s is not None:
                 self.first_tokens.add(event.first_token_s)

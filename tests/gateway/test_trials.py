@@ -268,7 +268,7 @@ async def test_through_the_gateway_both_arms_answer_and_the_report_says_which() 
             async with aclosing(reply.chunks) as chunks:
                 last = [chunk async for chunk in chunks][-1]
             seen[reply.report.arm] = f"{reply.report.prompt.partition('@')[0]} {last.finish_reason}"
-            assert gateway.feedback(reply.report.request_id, "ok", 1.0) == ["e"]
+            assert await gateway.feedback(reply.report.request_id, "ok", 1.0) == ["e"]
     assert seen == {"long": "rag_query stop", "short": "short length"}
 
 

@@ -40,8 +40,10 @@ export function overview(root, { history }) {
     return h("section", { className: "card" }, h("h2", {}, name), places[place], h("div", { className: "legend" }, legend));
   });
   const memory = h("div", { className: "stack" });
+  const warnings = h("ul");
+  const warned = h("section", { className: "card warned", role: "status", hidden: true }, h("h2", {}, "Warnings"), warnings);
   root.append(
-    h("h1", {}, "Overview"), h("div", { className: "tiles" }, tiles.map((tile) => tile.card)),
+    h("h1", {}, "Overview"), warned, h("div", { className: "tiles" }, tiles.map((tile) => tile.card)),
     h("div", { className: "charts" }, cards),
     h("section", { className: "card" }, h("h2", {}, "Memory"), memory),
   );
@@ -54,6 +56,9 @@ export function overview(root, { history }) {
         tiles[place].note.textContent = note;
       });
       charts.forEach((chart) => chart.update());
+      const said = shot.drifted.map((one) => [one.said, one.done, `for ${seconds(Math.max(1, Date.now() / 1000 - one.since))}`].filter(Boolean).join(" · "));
+      warned.hidden = !said.length;
+      warnings.replaceChildren(...said.map((text) => h("li", {}, text)));
       memory.replaceChildren(...shot.state.memory.devices.map(device));
     },
     recolour: () => charts.forEach((chart) => chart.draw()),
