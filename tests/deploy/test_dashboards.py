@@ -9,7 +9,7 @@ import promql_parser
 import pytest
 import yaml
 
-from roundhouse.telemetry.prometheus import _CALLERS_OWN
+from roundhouse.telemetry.events import CALLERS_OWN
 
 ROOT = Path(__file__).parents[2]
 BOARD = json.loads((ROOT / "deploy" / "grafana" / "roundhouse.json").read_text())
@@ -113,4 +113,4 @@ def test_panels_lie_beside_and_below_each_other() -> None:
 @pytest.mark.parametrize("where", ["panel Requests failed", "alert RoundhouseRequestsFail"])
 def test_what_a_caller_did_wrong_is_no_failure_of_the_server(where: str) -> None:
     (excluded,) = re.findall(r'outcome!~"([^"]+)"', QUERIES[where])
-    assert set(excluded.split("|")) == {"ok", "client_left", *_CALLERS_OWN}
+    assert set(excluded.split("|")) == {"ok", "client_left", *CALLERS_OWN}
