@@ -14,6 +14,7 @@ import typer
 from roundhouse.cli.bench import MarginOption, write_report
 from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings_of, tell
 from roundhouse.core.chat import Sampling
+from roundhouse.core.errors import StoreError
 
 if TYPE_CHECKING:
     from roundhouse.bench.arrivals import Arrivals
@@ -58,6 +59,7 @@ def run(
     html: Annotated[Path | None, typer.Option(help="Write a report here.")] = None,
     texts: Annotated[bool, typer.Option("--texts", help="Keep the answers in the results.")] = False,
     label: Annotated[str, typer.Option(help="Name of the run in reports.")] = "",
+    keep: Annotated[bool, typer.Option(help="Keep it among the last runs, which the dashboard shows.")] = True,
     config: ConfigOption = None,
     as_json: JSONOption = False,
 ) -> None:
@@ -100,6 +102,9 @@ def run(
             write(path, result)
     if html is not None:
         write_report(html, results)
+    if keep:
+        for result in results:
+            _keep(result)
     rows, comparison = _compared(results, margin)
     if as_json:
         told = [_without_records(one) for one in results]
@@ -212,6 +217,20 @@ def _compared(results: list[Results], margin: float) -> tuple[list[Row], str]:
     a, b = results
     rows, notes = compare(a, b, margin=margin)
     return rows, "\n" + markdown(rows, notes, (a.label, b.label))
+
+
+def _keep(results: Results) -> None:
+    """Without the texts of questions and answers, which `--texts` puts into `--out` alone."""
+    from roundhouse.bench.report import page
+    from roundhouse.gateway.keeping import runs_folder
+    from roundhouse.history.runs import keep
+
+    points = [replace(one, records=[replace(record, text="") for record in one.records]) for one in results.points]
+    bare = replace(results, points=points)
+    try:
+        keep(runs_folder(), results.began, msgspec.json.encode(bare), _without_records(bare), page([bare]))
+    except StoreError as error:  # it was measured all the same
+        tell(f"roundhouse: {error}")
 
 
 def _without_records(results: Results) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from roundhouse.history.recorder import Policy
 from roundhouse.telemetry.log import LogStyle
 from roundhouse.telemetry.redaction import RULES, Redaction
 
-__all__ = ["history_path", "history_policy", "log_style"]
+__all__ = ["history_path", "history_policy", "log_style", "runs_folder"]
 
 
 def history_path(settings: Settings) -> Path:
@@ -20,6 +20,11 @@ def history_path(settings: Settings) -> Path:
     if not named:
         return platformdirs.user_state_path("roundhouse") / "history.sqlite"
     return Path(settings.source).parent / Path(named).expanduser()
+
+
+def runs_folder() -> Path:
+    """Where the last benchmarks are kept."""
+    return platformdirs.user_state_path("roundhouse") / "benchmarks"
 
 
 def history_policy(settings: Settings) -> Policy | None:

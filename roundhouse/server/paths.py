@@ -24,6 +24,7 @@ from roundhouse.server.admin_api import (
 )
 from roundhouse.server.answering import Answering
 from roundhouse.server.anthropic_wire import Anthropic, AnthropicBody, CountBody
+from roundhouse.server.benchmarks_api import BenchmarkReport, Benchmarks
 from roundhouse.server.completions_wire import CompletionBody, Completions
 from roundhouse.server.context import Context
 from roundhouse.server.drift_api import Drift, RelearnAsked
@@ -135,6 +136,9 @@ def _admin(context: Context) -> Iterator[Path]:
     yield Path("GET", "/admin/drift", drift, "Which targets have become slower or worse.", role=Role.ADMIN)
     relearn, doc = Command(RelearnAsked, drift.relearn), "Take what a target does from now on for usual."
     yield Path("POST", "/admin/drift/relearn", relearn, doc, role=Role.ADMIN, body=RelearnAsked)
+    yield Path("GET", "/admin/benchmarks", Benchmarks(), "The last benchmarks.", role=Role.ADMIN)
+    doc = "The report of a benchmark, as a page."
+    yield Path("GET", "/admin/benchmarks/{id}", BenchmarkReport(), doc, role=Role.ADMIN)
     prompts = Prompts(gateway)
     yield Path("GET", "/admin/prompts", prompts, "Every prompt, its variables and wordings.", role=Role.ADMIN)
     reading, doc = Command(ReadAsked, prompts.read), "What a model would read of a prompt; nothing is generated."

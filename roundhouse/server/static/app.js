@@ -2,6 +2,7 @@
 
 import { History } from "./charts.js";
 import { api } from "./api.js";
+import { benchmarks } from "./benchmarks.js";
 import { decisions } from "./decisions.js";
 import { h } from "./dom.js";
 import { engines } from "./engines.js";
@@ -12,7 +13,7 @@ import { prompts } from "./prompts.js";
 import { routes } from "./routes.js";
 import { ask, events, told } from "./server.js";
 
-const VIEWS = { "": ["Overview", overview], engines: ["Engines", engines], routes: ["Routes", routes], decisions: ["Decisions", decisions], experiments: ["Experiments", experiments], prompts: ["Prompts", prompts], playground: ["Playground", playground], api: ["API", api] };
+const VIEWS = { "": ["Overview", overview], engines: ["Engines", engines], routes: ["Routes", routes], decisions: ["Decisions", decisions], experiments: ["Experiments", experiments], benchmarks: ["Benchmarks", benchmarks], prompts: ["Prompts", prompts], playground: ["Playground", playground], api: ["API", api] };
 const main = document.getElementById("main");
 const link = document.getElementById("link");
 const history = new History();

@@ -94,10 +94,11 @@ export class Course {
     const series = this.names.flatMap((_, at) => [line(at, { width: 2 }), line(at, { stroke: "transparent" }), line(at, { stroke: "transparent" })]);
     const span = this.course.length ? this.course.at(-1).at - this.course[0].at : 0;
     const clock = { hour: "2-digit", minute: "2-digit" }, day = { day: "numeric", month: "short" };
-    const shown = span > 20 * 86_400 ? day : span > 86_400 ? { ...day, ...clock } : clock;
+    const shown = span > 20 * 86_400 ? day : span > 86_400 ? { ...day, ...clock } : span < 600 ? { ...clock, second: "2-digit" } : clock;
     const time = (at) => new Date(at * 1000).toLocaleString("en-GB", shown).replace(",", "");
     this.plot = new uPlot({
       ...this.size(),
+      padding: [null, 28, null, null],
       series: [{}, { stroke: colour("--faint"), dash: [4, 4], width: 1, points: { show: false } }, ...series],
       bands: this.names.map((_, at) => ({ series: [3 * at + 4, 3 * at + 3], fill: `${shade(at)}33` })),
       axes: [{ ...AXIS(), space: span > 86_400 ? 110 : 70, size: 30, values: (_, times) => times.map(time) }, { ...AXIS(), size: 72, values: (_, values) => values.map(this.unit) }],

@@ -3,6 +3,8 @@
 let key = sessionStorage.getItem("roundhouse-key") || "";
 let asking = null;
 
+export const hasKey = () => Boolean(key);
+
 export function setKey(value) {
   key = value;
   sessionStorage.setItem("roundhouse-key", value);
