@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from roundhouse.core.errors import ConfigError
-from roundhouse.core.files import write_atomically
+from roundhouse.core.files import locked, write_atomically
 
 __all__ = ["Key", "KeyFile", "KeyLimits", "Role", "digest_of", "new_key"]
 
@@ -127,19 +126,13 @@ class KeyFile:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[Key, ...]]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise self._error(f"it cannot be written: {error.strerror or error}") from error
-        try:
-            with contextlib.suppress(ImportError):  # where there is none, two commands at once are on their own
-                import fcntl
-
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.path.with_name(self.path.name + ".lock")))
+            except OSError as error:
+                raise self._error(f"it cannot be written: {error.strerror or error}") from error
             yield self.read()
-        finally:
-            os.close(lock)
 
     def _write(self, keys: tuple[Key, ...]) -> None:
         """The file replaced as a whole: a full disk or a killed process leaves the old one."""

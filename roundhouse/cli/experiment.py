@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings_of
+from roundhouse.cli.common import ConfigOption, JSONOption, order, print_json, server_url, settings_of
 from roundhouse.core.errors import InvalidRequest
 from roundhouse.experiments.design import Experiment
 from roundhouse.experiments.estimate import Difference, Sums
@@ -20,14 +19,15 @@ from roundhouse.experiments.simulate import interval_of_share, simulate
 from roundhouse.experiments.store import Store
 from roundhouse.experiments.verdict import MISMATCH, Comparison, Report, judge
 from roundhouse.gateway.standings import standing
+from roundhouse.gateway.steering import begin, design_of, end
 from roundhouse.gateway.trials import data_of, designs_of, state_path
 from roundhouse.gateway.wordings import catalog_of
-from roundhouse.prompts.variables import nearest
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Compare prompts, routes and settings on live traffic.", no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(help="An experiment of the configuration.")]
+ServerOption = Annotated[str, typer.Option("--url", help="A running server; default: this user's, on this machine.")]
 _MOST_LOOKS = 200_000_000
 
 
@@ -57,11 +57,14 @@ def show_all(config: ConfigOption = None, as_json: JSONOption = False) -> None:
 
 
 @app.command()
-def start(name: NameArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
+def start(name: NameArgument, url: ServerOption = "", config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Begin, or go on; changed weights take effect, and who has an arm keeps it."""
-    designs, store = _opened(config)
-    run = store.start(_design(designs, name), time.time())
-    _tell(as_json, {"name": name, "state": run.state.value, "weights": run.weights}, f"{name} is running")
+    if url:
+        told = order(server_url(url, None), "/admin/experiments/start", {"experiment": name})
+    else:
+        run = begin(state_path(), _designs(config), name)
+        told = {"name": name, "state": run.state.value, "weights": dict(run.weights)}
+    _tell(as_json, told, f"{name} is running")
 
 
 @app.command()
@@ -69,26 +72,26 @@ def stop(
     name: NameArgument,
     promote: Annotated[str, typer.Option(help="Give everybody this arm from now on.")] = "",
     reason: Annotated[str, typer.Option(help="Kept with the experiment.")] = "by hand",
+    url: ServerOption = "",
     config: ConfigOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """End it: everybody gets what was asked for again, or the arm that is promoted."""
-    designs, store = _opened(config)
-    design = _design(designs, name)
-    arms = [arm.name for arm in design.arms]
-    if promote and promote not in arms:
-        raise InvalidRequest(f'{name} has no arm "{promote}"{nearest(promote, arms)}', param="promote")
-    now = time.time()
-    run = store.promote(name, promote, reason, now) if promote else store.stop(name, reason, now)
+    if url:
+        body = {"experiment": name, "promote": promote, "reason": reason}
+        told = order(server_url(url, None), "/admin/experiments/stop", body)
+    else:
+        run = end(state_path(), _designs(config), name, promote, reason)
+        told = {"name": name, "state": run.state.value, "winner": run.winner}
     said = f"{name}: {promote} is given to everybody" if promote else f"{name} is stopped"
-    _tell(as_json, {"name": name, "state": run.state.value, "winner": run.winner}, said)
+    _tell(as_json, told, said)
 
 
 @app.command()
 def status(name: NameArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Print what the data allow to say, at any time and as often as you like."""
     designs, store = _opened(config)
-    design = _design(designs, name)
+    design = design_of(designs, name)
     run = store.runs().get(name)
     if run is None:
         raise InvalidRequest(f"{name} was never started; `roundhouse experiment start {name}` does", param="name")
@@ -172,21 +175,18 @@ def try_out(
     _tell(as_json, {**asdict(found), "share": found.decided / experiments, "interval": [low, high]}, said)
 
 
-def _opened(config: Path | None) -> tuple[dict[str, Experiment], Store]:
+def _designs(config: Path | None) -> dict[str, Experiment]:
     settings = settings_of(config)
-    return designs_of(settings, catalog_of(settings)), Store(state_path())
+    return designs_of(settings, catalog_of(settings))
 
 
-def _design(designs: dict[str, Experiment], name: str) -> Experiment:
-    if name not in designs:
-        said = f'there is no experiment "{name}"{nearest(name, designs)}' if designs else "there are no experiments"
-        raise InvalidRequest(f"{said}; they are declared under `experiments` in the configuration", param="name")
-    return designs[name]
+def _opened(config: Path | None) -> tuple[dict[str, Experiment], Store]:
+    return _designs(config), Store(state_path())
 
 
 def _rate_of(name: str, config: Path | None) -> float:
     designs, store = _opened(config)
-    design = _design(designs, name)
+    design = design_of(designs, name)
     sums = sum(store.sums(name, design.metric).get(design.arms[0].name, {}).values(), Sums())
     if not (sums.m and sums.binary):
         raise InvalidRequest(f"{name} has no outcomes of 0 and 1 for {design.metric}; give --base", param="from")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["sync_folder", "write_atomically"]
+__all__ = ["locked", "sync_folder", "write_atomically"]
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
@@ -24,6 +26,20 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     finally:
         fresh.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """For one process at a time; another waits. `path`: a file that is made for it, and stays. Raises `OSError`."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with contextlib.suppress(ImportError):  # where there is none, two commands at once are on their own
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def sync_folder(folder: Path) -> None:

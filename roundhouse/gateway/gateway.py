@@ -18,6 +18,7 @@ from roundhouse.config import Settings
 from roundhouse.core.chat import Answer, ChatRequest, collect
 from roundhouse.core.errors import ConfigError, Error, InvalidRequest, ModelNotFound, TemplateError, Unsupported
 from roundhouse.core.report import Report
+from roundhouse.experiments.store import Run
 from roundhouse.gateway.build import notices
 from roundhouse.gateway.cards import Card, Cards
 from roundhouse.gateway.defaults import with_default_route
@@ -29,6 +30,7 @@ from roundhouse.gateway.keeping import history_policy
 from roundhouse.gateway.reload import Reloaded
 from roundhouse.gateway.spoken import overheard
 from roundhouse.gateway.standings import Standings
+from roundhouse.gateway.steering import begin, end
 from roundhouse.gateway.trials import CALLERS_OWN, Caller, Trials, designs_of, state_path
 from roundhouse.gateway.wordings import Read, catalog_of, read_by, with_prompt, within_window
 from roundhouse.history.recorder import Recorder
@@ -290,6 +292,14 @@ class Gateway:
     async def experiments(self) -> list[dict[str, Any]]:
         """Every experiment of the configuration, and what its data allow to say, as plain values."""
         return [] if self._standings is None else await asyncio.to_thread(self._standings.all)
+
+    async def begin_experiment(self, name: str) -> Run:
+        """Begin it, or go on. Raises `InvalidRequest` for one that the configuration does not have."""
+        return await asyncio.to_thread(begin, state_path(), self._designs, name)
+
+    async def end_experiment(self, name: str, promote: str, reason: str) -> Run:
+        """Stop it, or give everybody the arm to `promote`. Raises `InvalidRequest` where that does not apply."""
+        return await asyncio.to_thread(end, state_path(), self._designs, name, promote, reason)
 
     async def course(self, experiment: str) -> list[dict[str, Any]]:
         """Its intervals at past times and now. Raises `InvalidRequest` for an unknown name."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from roundhouse.core.errors import TemplateError
-from roundhouse.core.files import write_atomically
+from roundhouse.core.files import locked, write_atomically
 from roundhouse.prompts.catalog import Catalog
 from roundhouse.prompts.files import read_folder
 from roundhouse.prompts.prompt import Prompt
@@ -26,6 +26,7 @@ from roundhouse.prompts.prompt import Prompt
 __all__ = ["move_label", "open_shelf"]
 
 _LABELS = "labels.yaml"
+_LOCK = ".labels.lock"
 _VERSIONS = "versions"
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
 _LABELS_LIMIT_BYTES = 1 << 20
@@ -61,14 +62,17 @@ def move_label(folder: Path, name: str, label: str, version: str = "") -> tuple[
     """
     if not _LABEL.match(label):
         raise TemplateError(f'"{label}" is no label; use letters, digits, _ and -, such as production')
-    shelf = open_shelf(folder)
-    prompt = shelf.find(f"{name}@{version}" if version else name)
-    if (name, prompt.version) not in shelf.kept:
-        _keep(folder, prompt)
-    labels = {key: dict(pointers) for key, pointers in _read_labels(folder / _LABELS).items()}
-    before = labels.setdefault(name, {}).get(label, "")
-    labels[name][label] = prompt.version
-    write_atomically(folder / _LABELS, yaml.safe_dump(labels, sort_keys=True).encode())
+    if not folder.is_dir():
+        open_shelf(folder)  # which says what is wrong
+    with locked(folder / _LOCK):
+        shelf = open_shelf(folder)
+        prompt = shelf.find(f"{name}@{version}" if version else name)
+        if (name, prompt.version) not in shelf.kept:
+            _keep(folder, prompt)
+        labels = {key: dict(pointers) for key, pointers in _read_labels(folder / _LABELS).items()}
+        before = labels.setdefault(name, {}).get(label, "")
+        labels[name][label] = prompt.version
+        write_atomically(folder / _LABELS, yaml.safe_dump(labels, sort_keys=True).encode())
     return before, prompt.version
 
 

@@ -29,7 +29,7 @@ from roundhouse.server.completions_wire import CompletionBody, Completions
 from roundhouse.server.context import Context
 from roundhouse.server.drift_api import Drift, RelearnAsked
 from roundhouse.server.embeddings_api import Embed, EmbedBody, Embeddings, EmbeddingsBody, OldEmbed, OldEmbedBody
-from roundhouse.server.experiments_api import Course, Experiments
+from roundhouse.server.experiments_api import Course, Experiments, StartAsked, Steering, StopAsked
 from roundhouse.server.feedback_api import Feedback, FeedbackBody
 from roundhouse.server.health_api import Alive, Ready
 from roundhouse.server.metrics_api import Metrics
@@ -132,6 +132,11 @@ def _admin(context: Context) -> Iterator[Path]:
     yield Path("GET", "/admin/experiments", Experiments(gateway), doc, role=Role.ADMIN)
     doc = "An experiment's intervals over time."
     yield Path("GET", "/admin/experiments/{name}", Course(gateway), doc, role=Role.ADMIN)
+    steering = Steering(gateway)
+    start, doc = Command(StartAsked, steering.start), "Begin an experiment, or go on."
+    yield Path("POST", "/admin/experiments/start", start, doc, role=Role.ADMIN, body=StartAsked)
+    stop, doc = Command(StopAsked, steering.stop), "Stop an experiment, or promote one of its arms."
+    yield Path("POST", "/admin/experiments/stop", stop, doc, role=Role.ADMIN, body=StopAsked)
     drift = Drift(gateway)
     yield Path("GET", "/admin/drift", drift, "Which targets have become slower or worse.", role=Role.ADMIN)
     relearn, doc = Command(RelearnAsked, drift.relearn), "Take what a target does from now on for usual."

@@ -118,7 +118,23 @@ def test_experiments_with_their_intervals_over_time(page: Page) -> None:
     expect(card.locator("canvas")).to_be_visible()
     card.get_by_text("What was done").click()
     expect(card.get_by_role("listitem")).to_contain_text("started")
-    expect(page.get_by_text("roundhouse experiment start not-yet")).to_be_visible()
+    expect(page.get_by_text("Not started yet.")).to_be_visible()
+
+
+def test_an_experiment_is_started_promoted_and_stopped(page: Page) -> None:
+    _open(page, "Experiments")
+    page.on("dialog", lambda dialog: dialog.accept())
+    card = page.locator("section.card").filter(has=page.get_by_role("heading", name="not-yet", exact=True))
+    expect(card.get_by_role("button", name="Stop not-yet")).to_be_hidden()
+    card.get_by_role("button", name="Start not-yet").click()
+    expect(card.get_by_text("running", exact=True)).to_be_visible()
+    expect(card.get_by_role("button", name="Start not-yet")).to_be_hidden()
+    card.get_by_role("button", name="Promote two of not-yet").click()
+    expect(card.get_by_text("promoted", exact=True)).to_be_visible()
+    card.get_by_role("button", name="Stop not-yet").click()
+    expect(card.get_by_text("stopped", exact=True)).to_be_visible()
+    card.get_by_text("What was done").click()
+    expect(card.get_by_role("listitem")).to_have_count(3)
 
 
 def test_what_a_model_writes_is_text_and_never_markup(page: Page) -> None:

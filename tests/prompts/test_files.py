@@ -1,6 +1,8 @@
 """Prompts as files: what is wrong is told with file, line and the near name; labels move, versions stay."""
 
 import contextlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,12 @@ def test_a_version_that_was_edited_and_labels_that_are_none_are_found_out(tmp_pa
     (tmp_path / "labels.yaml").write_text("a: {production: abcdef}")
     with pytest.raises(TemplateError, match="which is not kept"):
         open_shelf(tmp_path)
+
+
+def test_labels_that_several_processes_move_at_once_are_all_there(tmp_path: Path) -> None:
+    (tmp_path / "greeting.md").write_text("---\nname: greeting\n---\nHello.\n")
+    code = "import sys; from pathlib import Path; from roundhouse.prompts.shelf import move_label\n"
+    code += "[move_label(Path(sys.argv[1]), 'greeting', f'{sys.argv[2]}-{n}') for n in range(20)]"
+    moving = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in ("a", "b", "c")]
+    assert [one.wait(60) for one in moving] == [0, 0, 0]
+    assert len(open_shelf(tmp_path).labels) == 60
