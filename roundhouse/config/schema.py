@@ -166,6 +166,7 @@ _EXPERIMENT = Section(
         "least": Number("Units of each arm before a verdict.", 2, 10_000_000, whole=True),
         "planned": Number("Units at which the intervals are narrowest.", 10, 100_000_000, whole=True),
         "auto_promote": Switch("Give everybody the winner once every guardrail has shown to hold."),
+        "scorers": ListOf(Text(), "Scorers that judge every answer, each a metric: format, json, or your own."),
         "covariate": Text("What explains part of the outcomes.", ("characters",)),
     },
     "Variants that compete for traffic.",

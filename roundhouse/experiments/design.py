@@ -43,7 +43,8 @@ class Experiment:
     `guardrails`: by metric, how much worse than the control an arm may be; for all of them, lower is better.
     `alpha` bounds the chance of ever naming a winner where there is none; `least`: units of each arm before a verdict.
     `planned`: units at which the intervals are narrowest, fixed before the start. `covariate`: "characters", the size
-    of what was asked, which is known before an arm is chosen; or none.
+    of what was asked, which is known before an arm is chosen; or none. `scorers`: names of scorers that judge every
+    answer, each a metric of its name.
 
     Raises `ConfigError` for a design that cannot be run.
     """
@@ -61,6 +62,7 @@ class Experiment:
     planned: int = 500
     auto_promote: bool = False
     covariate: str = ""
+    scorers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.arms) < 2:

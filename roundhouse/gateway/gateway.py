@@ -272,7 +272,7 @@ class Gateway:
             raise
         reply = self.stream(request, request_id)
         reply.report.warnings += cut
-        return reply if enrolled is None or self._trials is None else self._trials.watch(reply, enrolled)
+        return reply if enrolled is None or self._trials is None else self._trials.watch(reply, enrolled, values)
 
     async def feedback(self, request_id: str, metric: str, value: float) -> list[str]:
         """Tell what came of an answer; gives the experiments that it was in.

@@ -18,13 +18,15 @@ from msgspec import structs
 from roundhouse.config import Settings
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Sampling
 from roundhouse.core.errors import ConfigError, Error, InvalidRequest, StoreError, TemplateError
-from roundhouse.experiments.design import Arm, Assigned, Experiment, Goal, assign, exposure_id, unit_id
+from roundhouse.experiments.design import AUTOMATIC, Arm, Assigned, Experiment, Goal, assign, exposure_id, unit_id
 from roundhouse.experiments.recorder import Recorder
 from roundhouse.experiments.store import Exposure, Outcome, Run, State, Store
 from roundhouse.experiments.verdict import Data, Decision, Report, judge
+from roundhouse.gateway.marking import Marking
 from roundhouse.prompts.builtin import REFUSAL
 from roundhouse.prompts.catalog import Catalog
 from roundhouse.routing.manager import Reply
+from roundhouse.scoring.scorers import NEED_RIGHT, Scored, find
 
 __all__ = ["CALLERS_OWN", "Caller", "Enrolled", "Trials", "data_of", "designs_of", "state_path"]
 
@@ -68,6 +70,7 @@ def designs_of(settings: Settings, catalog: Catalog) -> dict[str, Experiment]:
 
 def _design(name: str, given: Mapping[str, Any]) -> Experiment:
     fields = {key: value for key, value in given.items() if key not in ("arms", "goal")}
+    fields["scorers"] = tuple(given.get("scorers", ()))
     arms = []
     for arm, asked in given.get("arms", {}).items():
         settings = {key: tuple(value) if key == "stop" else value for key, value in asked.get("settings", {}).items()}
@@ -76,7 +79,17 @@ def _design(name: str, given: Mapping[str, Any]) -> Experiment:
 
 
 def _check(design: Experiment, settings: Settings, catalog: Catalog) -> None:
-    """Prompts and routes exist, and no arm's prompt needs what its callers do not send."""
+    """Prompts, routes and scorers exist, and no arm's prompt needs what its callers do not send."""
+    for scorer in design.scorers:
+        key = f"experiments.{design.name}.scorers"
+        if scorer in AUTOMATIC:
+            raise ConfigError(f"{key}: {scorer} is measured anyway", key=key)
+        if scorer in NEED_RIGHT:
+            raise ConfigError(f"{key}: {scorer} needs the right answer, which nobody knows here", key=key)
+        try:
+            find(scorer)
+        except InvalidRequest as error:
+            raise ConfigError(f"{key}: {error}", source=settings.source, key=key) from error
     names = {*settings.routes, *(target.name for target in settings.targets)}
     for arm in design.arms:
         key = f"experiments.{design.name}.arms.{arm.name}"
@@ -111,6 +124,7 @@ class Trials:
         self._first_target = first_target
         self._reader = Store(path)
         self._recorder = Recorder(Store(path))
+        self._marking = Marking(self._recorder.record)
         self._runs: Mapping[str, Run] = self._reader.runs()
         self._seen = self._reader.changes()
         self._reread_at = 0.0
@@ -126,6 +140,7 @@ class Trials:
             self._judging.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._judging
+        await asyncio.to_thread(self._marking.close)
         await asyncio.to_thread(self._recorder.close)
         self._reader.close()
 
@@ -144,10 +159,13 @@ class Trials:
             log.warning("a request is in no experiment: %s", error)
         return None
 
-    def watch(self, reply: Reply, enrolled: Enrolled) -> Reply:
-        """`reply`, with its arm in the report and its outcomes recorded when it ends."""
+    def watch(self, reply: Reply, enrolled: Enrolled, values: Mapping[str, Any] | None = None) -> Reply:
+        """`reply`, with its arm in the report and its outcomes recorded when it ends.
+
+        `values`: of the prompt's variables, for scorers.
+        """
         reply.report.experiment, reply.report.arm = enrolled.run.name, enrolled.arm.name
-        return Reply(self._watched(reply, enrolled), reply.report)
+        return Reply(self._watched(reply, enrolled, values or {}), reply.report)
 
     def feedback(self, request_id: str, metric: str, value: float) -> list[str]:
         """Store an outcome for every experiment that the request was in; gives their names.
@@ -209,7 +227,7 @@ class Trials:
         before = self._reader.arm_of(run.name, number)
         return Assigned(before, run.weights[before]) if run.weights.get(before, 0) > 0 else fresh
 
-    async def _watched(self, reply: Reply, enrolled: Enrolled) -> Chunks:
+    async def _watched(self, reply: Reply, enrolled: Enrolled, values: Mapping[str, Any]) -> Chunks:
         pieces: list[str] = []
         outcomes: dict[str, float] = {}
         try:
@@ -225,21 +243,27 @@ class Trials:
             outcomes = {"error": 1.0}
             raise
         finally:
-            self._record(reply.report.target, enrolled, outcomes)
+            exposure = self._record(reply.report.target, enrolled, outcomes)
+            design = self.designs.get(enrolled.run.name)
+            if exposure is not None and design is not None and design.scorers and not outcomes.get("error", 1.0):
+                texts = {name: str(value) for name, value in values.items()}
+                given = Scored("".join(pieces), values=texts, schema=enrolled.request.json_schema)
+                self._marking.mark(design.scorers, given, exposure)
 
     def fail(self, enrolled: Enrolled) -> None:
         """A request that could not even be asked, such as one too long in its arm's words, counts against that arm."""
         self._record("", enrolled, {"error": 1.0})
 
-    def _record(self, target: str, enrolled: Enrolled, outcomes: Mapping[str, float]) -> None:
-        """A promoted arm has no rival, and is measured no further."""
+    def _record(self, target: str, enrolled: Enrolled, outcomes: Mapping[str, float]) -> Exposure | None:
+        """What was recorded: a promoted arm has no rival, and is measured no further."""
         if enrolled.run.state is not State.RUNNING:
-            return
+            return None
         served = self._served(target, enrolled)
         now = time.time()
         exposure = replace(enrolled.exposure, served=served)
         facts = (Outcome(exposure.unit, exposure.id, name, value, now) for name, value in outcomes.items())
         self._recorder.record(exposure, *facts)
+        return exposure
 
     def _served(self, target: str, enrolled: Enrolled) -> str:
         """The arm whose first target answered; empty = a fallback did, or nobody."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from roundhouse.core.errors import InvalidRequest
-from roundhouse.scoring.text import exact_match, f1, is_json, is_refusal, rouge_l
+from roundhouse.scoring.text import exact_match, f1, fits, is_json, is_refusal, rouge_l
 
 __all__ = ["ENTRY_POINTS", "NEED_RIGHT", "SCORERS", "Scored", "Scorer", "find", "score"]
 
@@ -20,11 +20,14 @@ ENTRY_POINTS = "roundhouse.scorers"
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a scorer is given. `right`: all right answers, empty = unknown; `values`: the texts of the dataset's row."""
+    """What a scorer is given. `right`: all right answers, empty = unknown; `values`: the texts of the dataset's row, or
+    of the prompt's variables; `schema`: what the request wanted the answer to be, None = free text.
+    """
 
     answer: str
     right: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict)
+    schema: Mapping[str, Any] | None = None
 
 
 # Gives a finite number, or a truth value.
@@ -34,6 +37,7 @@ SCORERS: Mapping[str, Scorer] = {
     "exact_match": lambda one: exact_match(one.answer, one.right),
     "f1": lambda one: f1(one.answer, one.right),
     "rouge_l": lambda one: rouge_l(one.answer, one.right),
+    "format": lambda one: float(fits(one.answer, one.schema)),
     "json": lambda one: float(is_json(one.answer)),
     "refusal": lambda one: float(is_refusal(one.answer)),
     "characters": lambda one: float(len(one.answer)),

@@ -10,7 +10,10 @@ import json
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from roundhouse.core.errors import InvalidRequest
 
 __all__ = ["exact_match", "f1", "is_json", "is_refusal", "rouge_l"]
 
@@ -51,6 +54,29 @@ def is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(found, dict | list)
+
+
+def fits(text: str, schema: Mapping[str, Any] | None) -> bool:
+    """Whether it is JSON alone, and of this JSON Schema if there is one that asks for something.
+
+    Raises `InvalidRequest` without the package jsonschema-rs, and for a schema that is none. A schema comes from a
+    client: nothing is fetched for it, and its patterns are matched in linear time.
+    """
+    try:
+        found = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return False
+    if not schema:
+        return isinstance(found, dict | list)
+    try:
+        from jsonschema_rs import RegexOptions, validator_for
+    except ImportError as error:
+        said = 'the format by a schema needs jsonschema-rs: pip install "roundhouse[format]"'
+        raise InvalidRequest(said, param="metric") from error
+    try:
+        return validator_for(dict(schema), pattern_options=RegexOptions(), offline=True).is_valid(found)
+    except ValueError as error:
+        raise InvalidRequest(f"the schema of a request is none: {error}", param="json_schema") from error
 
 
 def is_refusal(text: str) -> bool:
