@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,8 @@ from roundhouse.core.chat import Answer, ChatRequest, Chunk, Chunks, Message
 from roundhouse.core.errors import AllProvidersFailed, Attempt, Error
 from roundhouse.core.model import Capabilities, Health
 from roundhouse.gateway.build import capabilities_of, provider_types
-from roundhouse.gateway.gateway import Gateway
+from roundhouse.gateway.gateway import Gateway, Reported
+from roundhouse.gateway.trials import Caller
 from roundhouse.prompts.builtin import builtin
 from roundhouse.prompts.catalog import from_texts
 from roundhouse.prompts.prompt import Wording
@@ -24,6 +26,7 @@ from roundhouse.prompts.template import Template
 from roundhouse.providers import blocking
 from roundhouse.providers.base import AsyncProvider, LLMProvider, as_request, gather
 from roundhouse.providers.registry import known
+from roundhouse.routing.manager import Reply
 
 __all__ = [
     "HuggingFaceProvider",
@@ -202,6 +205,20 @@ class LLMManager:
         """The whole answer with usage, timings and finish reason. Raises as `generate_answer` does."""
         return blocking.call(self.agenerate(request))
 
+    def ask(self, prompt: str, *, unit: str = "", model: str = "", **variables: str) -> Reported:
+        """The answer to a prompt of the configuration by its name, and how it came about.
+
+        As a request to the server does, it takes part in the experiment that concerns the prompt: `unit` says who asks
+        and stays in one arm; without, each request is a unit by itself. `report` tells `experiment`, `arm` and the
+        `request_id` for `feedback`. Raises `TemplateError` for a prompt or variable that is wrong, and as
+        `generate_answer` does.
+        """
+        return blocking.call(self.aask(prompt, unit=unit, model=model, **variables))
+
+    def feedback(self, request_id: str, metric: str, value: float) -> list[str]:
+        """Tell what came of an answer; gives the experiments that it was in, or raises `InvalidRequest`."""
+        return blocking.call(self.afeedback(request_id, metric, value))
+
     def generate_batch(self, prompts: Sequence[str], *, model: str = "", at_once: int = 0) -> list[str]:
         """The answers in the order of the prompts, computed together as far as the backends can.
 
@@ -232,23 +249,39 @@ class LLMManager:
     async def agenerate(self, request: ChatRequest | str) -> Answer:
         return await gather(self.astream(as_request(request)))
 
+    async def aask(self, prompt: str, *, unit: str = "", model: str = "", **variables: str) -> Reported:
+        gateway = await self._opened.get()
+        reply = await gateway.converse(
+            ChatRequest((), model=model), prompt=prompt, variables=variables, caller=Caller(unit)
+        )
+        return Reported(await gather(_of_all(reply)), reply.report)
+
+    async def afeedback(self, request_id: str, metric: str, value: float) -> list[str]:
+        return await (await self._opened.get()).feedback(request_id, metric, value)
+
     async def astream(self, request: ChatRequest) -> Chunks:
         gateway = await self._opened.get()
-        reply = gateway.stream(request)
-        try:
-            async for chunk in reply.chunks:
+        async with aclosing(_of_all(gateway.stream(request))) as chunks:
+            async for chunk in chunks:
                 yield chunk
-        except AllProvidersFailed:
-            raise
-        except Error as error:
-            if not error.failover or not reply.report.attempts:
-                raise
-            # One target is all there is: to this caller its failure is the failure of all.
-            attempts: tuple[Attempt, ...] = tuple(reply.report.attempts)
-            raise AllProvidersFailed(str(error), attempts=attempts, cause=error) from error
 
     async def aclose(self) -> None:
         await self._opened.aclose()
+
+
+async def _of_all(reply: Reply) -> Chunks:
+    """One target may be all there is: to a caller of the manager its failure is the failure of all."""
+    try:
+        async with aclosing(reply.chunks) as chunks:
+            async for chunk in chunks:
+                yield chunk
+    except AllProvidersFailed:
+        raise
+    except Error as error:
+        if not error.failover or not reply.report.attempts:
+            raise
+        attempts: tuple[Attempt, ...] = tuple(reply.report.attempts)
+        raise AllProvidersFailed(str(error), attempts=attempts, cause=error) from error
 
 
 class _Loaded(AsyncProvider):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import psutil
@@ -10,6 +11,10 @@ import pytest
 
 import roundhouse
 from roundhouse.core import errors
+from roundhouse.experiments.design import Arm, Experiment
+from roundhouse.experiments.store import Store
+from roundhouse.gateway.steering import begin
+from roundhouse.gateway.trials import state_path
 from tests.conftest import VARO, WHO, rag_query
 
 QUESTION = rag_query(VARO, WHO)
@@ -160,3 +165,37 @@ def test_a_prompt_manager_prefers_the_family_and_falls_back_to_the_default() -> 
     assert manager.get_messages("rag_query", "llama3", context=VARO, question=WHO)[0].role == "system"
     with pytest.raises(errors.TemplateError, match='there is no prompt "nope"'):
         manager.get_prompt("nope")
+
+
+def test_the_manager_asks_prompts_in_arms_and_takes_feedback() -> None:
+    experiment = {"prompt": "rag_query", "arms": {"a": {}, "b": {}}, "metric": "correct"}
+    manager = roundhouse.LLMManager({"llm": {"providers": [DEMO]}, "experiments": {"e": experiment}})
+    try:
+        before = manager.ask("rag_query", context=VARO, question=WHO)
+        assert (before.answer.text, before.report.experiment) == (VARO, "")
+        with pytest.raises(errors.InvalidRequest):
+            manager.feedback(before.report.request_id, "correct", 1)
+        begin(state_path(), {"e": Experiment("e", (Arm("a"), Arm("b")), "correct", prompt="rag_query")}, "e")
+        time.sleep(0.6)  # what another process has begun is looked for twice a second
+        asked = [manager.ask("rag_query", unit="ann", context=VARO, question=WHO) for _ in range(3)]
+        assert {one.report.experiment for one in asked} == {"e"}
+        assert len({one.report.arm for one in asked}) == 1
+        assert [manager.feedback(one.report.request_id, "correct", 1) for one in asked] == [["e"]] * 3
+        with pytest.raises(errors.TemplateError):
+            manager.ask("rag_query", context=VARO)
+        with pytest.raises(errors.TemplateError):
+            manager.ask("no_such_prompt")
+    finally:
+        manager.close()
+    store = Store(state_path())
+    (sums,) = [sums["1:demo"] for sums in store.sums("e", "correct").values()]
+    assert (sums.m, sums.y) == (1, 3)  # one unit with three right answers
+    store.close()
+
+
+def test_a_manager_whose_targets_all_fail_says_so_of_a_prompt_too() -> None:
+    manager = roundhouse.LLMManager({"llm": {"providers": [DEAD]}})
+    with pytest.raises(RuntimeError) as caught:
+        manager.ask("rag_query", context=VARO, question=WHO)
+    assert isinstance(caught.value, errors.AllProvidersFailed)
+    manager.close()
