@@ -166,6 +166,10 @@ _EXPERIMENT = Section(
         "least": Number("Units of each arm before a verdict.", 2, 10_000_000, whole=True),
         "planned": Number("Units at which the intervals are narrowest.", 10, 100_000_000, whole=True),
         "auto_promote": Switch("Give everybody the winner once every guardrail has shown to hold."),
+        "allocation": Text(
+            "How units are shared out: by weight, or more and more to what seems best.", ("fixed", "thompson")
+        ),
+        "batch": Number("Units between two changes of the shares, with thompson.", 50, 1_000_000, whole=True),
         "scorers": ListOf(Text(), "Scorers that judge every answer, each a metric: format, json, or your own."),
         "covariate": Text("What explains part of the outcomes.", ("characters",)),
     },

@@ -10,7 +10,7 @@ from typing import Any
 
 from roundhouse.core.errors import ConfigError
 
-__all__ = ["AUTOMATIC", "Arm", "Assigned", "Experiment", "Goal", "assign", "exposure_id", "unit_id"]
+__all__ = ["AUTOMATIC", "Allocation", "Arm", "Assigned", "Experiment", "Goal", "assign", "exposure_id", "unit_id"]
 
 # Measured by the house itself for every exposure, in the unit of their name; `refusal` and `error` are 0 or 1.
 AUTOMATIC = ("error", "first_token_s", "total_s", "output_tokens", "cut_off", "refusal")
@@ -19,6 +19,13 @@ AUTOMATIC = ("error", "first_token_s", "total_s", "output_tokens", "cut_off", "r
 class Goal(Enum):
     HIGHER = "higher"
     LOWER = "lower"
+
+
+class Allocation(Enum):
+    """`thompson`: shares change, after every batch of units, towards the arm that seems to be the best."""
+
+    FIXED = "fixed"
+    THOMPSON = "thompson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class Experiment:
     `alpha` bounds the chance of ever naming a winner where there is none; `least`: units of each arm before a verdict.
     `planned`: units at which the intervals are narrowest, fixed before the start. `covariate`: "characters", the size
     of what was asked, which is known before an arm is chosen; or none. `scorers`: names of scorers that judge every
-    answer, each a metric of its name.
+    answer, each a metric of its name. `batch`: units between two changes of the shares, where they change.
 
     Raises `ConfigError` for a design that cannot be run.
     """
@@ -63,6 +70,8 @@ class Experiment:
     auto_promote: bool = False
     covariate: str = ""
     scorers: tuple[str, ...] = ()
+    allocation: Allocation = Allocation.FIXED
+    batch: int = 200
 
     def __post_init__(self) -> None:
         if len(self.arms) < 2:

@@ -90,6 +90,15 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class First:
+    """Of a unit: the arm it was given, under the weights of which generation, and how probable that was."""
+
+    arm: str
+    generation: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Exposure:
     """`served`: the arm that answered in the end, empty = none of them, a fallback did."""
 
@@ -163,6 +172,18 @@ class Store:
             self._tell(db, now, experiment.name, said)
         return self.runs()[experiment.name]
 
+    def reweigh(self, name: str, weights: Mapping[str, float], generation: int, now: float) -> bool:
+        """New shares for units that come from now on, if it still runs with the shares of `generation`."""
+        with self._transaction() as db:
+            run = self._run(db, name)
+            if run is None or run.state is not State.RUNNING or run.generation != generation:
+                return False  # another process was faster
+            sql = "UPDATE runs SET weights = ?, generation = generation + 1 WHERE name = ?"
+            db.execute(sql, (json.dumps(weights), name))
+            said = ", ".join(f"{arm} {share:.0%}" for arm, share in weights.items())
+            self._tell(db, now, name, f"shares are {said} now")
+        return True
+
     def stop(self, name: str, reason: str, now: float) -> Run:
         """Everybody gets what was asked for again. Raises `InvalidRequest` for one that does not run."""
         return self._end(name, Input.STOP, "", f"stopped: {reason}", now)
@@ -195,11 +216,11 @@ class Store:
         rows = self._query("SELECT unit FROM exposures WHERE id = ?", (exposure,))
         return int(rows[0][0]) if rows else None
 
-    def arm_of(self, experiment: str, unit: int) -> str:
-        """The arm that a unit was in first; empty = it was never seen."""
-        sql = "SELECT arm FROM exposures WHERE experiment = ? AND unit = ? ORDER BY at LIMIT 1"
+    def first_of(self, experiment: str, unit: int) -> First | None:
+        """How a unit got its arm; None = it was never seen."""
+        sql = "SELECT arm, stratum, probability FROM exposures WHERE experiment = ? AND unit = ? ORDER BY at LIMIT 1"
         rows = self._query(sql, (experiment, unit))
-        return str(rows[0][0]) if rows else ""
+        return First(str(rows[0][0]), int(rows[0][1].partition(":")[0]), float(rows[0][2])) if rows else None
 
     def counts(self, experiment: str, *, served: bool = False) -> dict[tuple[str, str], int]:
         """Distinct units by generation and arm; `served`: by the arm that answered, without what a fallback did."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import platformdirs
@@ -18,9 +19,21 @@ from msgspec import structs
 from roundhouse.config import Settings
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Sampling
 from roundhouse.core.errors import ConfigError, Error, InvalidRequest, StoreError, TemplateError
-from roundhouse.experiments.design import AUTOMATIC, Arm, Assigned, Experiment, Goal, assign, exposure_id, unit_id
+from roundhouse.experiments.design import (
+    AUTOMATIC,
+    Allocation,
+    Arm,
+    Assigned,
+    Experiment,
+    Goal,
+    assign,
+    exposure_id,
+    unit_id,
+)
+from roundhouse.experiments.estimate import Sums
 from roundhouse.experiments.recorder import Recorder
 from roundhouse.experiments.store import Exposure, Outcome, Run, State, Store
+from roundhouse.experiments.thompson import shares
 from roundhouse.experiments.verdict import Data, Decision, Report, judge
 from roundhouse.gateway.marking import Marking
 from roundhouse.prompts.builtin import REFUSAL
@@ -69,7 +82,8 @@ def designs_of(settings: Settings, catalog: Catalog) -> dict[str, Experiment]:
 
 
 def _design(name: str, given: Mapping[str, Any]) -> Experiment:
-    fields = {key: value for key, value in given.items() if key not in ("arms", "goal")}
+    fields = {key: value for key, value in given.items() if key not in ("arms", "goal", "allocation")}
+    fields["allocation"] = Allocation(given.get("allocation", "fixed"))
     fields["scorers"] = tuple(given.get("scorers", ()))
     arms = []
     for arm, asked in given.get("arms", {}).items():
@@ -195,7 +209,7 @@ class Trials:
     ) -> Enrolled:
         unit = _unit(design, caller) or request_id
         number = unit_id(run.salt, unit)
-        assigned = self._assigned(run, unit, number)
+        assigned, generation = self._assigned(run, unit, number)
         if run.state is State.PROMOTED:
             assigned = Assigned(run.winner, 1.0)
         arm = design.arm(assigned.arm)
@@ -207,7 +221,7 @@ class Trials:
             number,
             arm.name,
             "",
-            f"{run.generation}:{model}",
+            f"{generation}:{model}",
             assigned.probability,
             float(size) if design.covariate else 0.0,
             time.time(),
@@ -219,13 +233,14 @@ class Trials:
         )
         return Enrolled(run, arm, arm.prompt or prompt, request, exposure)
 
-    def _assigned(self, run: Run, unit: str, number: int) -> Assigned:
-        """By hash; once weights have changed, who was seen before keeps an arm that still gets traffic."""
-        fresh = assign(run.salt, unit, run.weights)
-        if run.generation == 1:
-            return fresh
-        before = self._reader.arm_of(run.name, number)
-        return Assigned(before, run.weights[before]) if run.weights.get(before, 0) > 0 else fresh
+    def _assigned(self, run: Run, unit: str, number: int) -> tuple[Assigned, int]:
+        """By hash, and the generation of weights that it was by. Once weights have changed, who was seen before keeps
+        an arm that still gets traffic, and stays in the stratum of those it was compared with.
+        """
+        first = self._reader.first_of(run.name, number) if run.generation > 1 else None
+        if first is not None and run.weights.get(first.arm, 0) > 0:
+            return Assigned(first.arm, first.probability), first.generation
+        return assign(run.salt, unit, run.weights), run.generation
 
     async def _watched(self, reply: Reply, enrolled: Enrolled, values: Mapping[str, Any]) -> Chunks:
         pieces: list[str] = []
@@ -299,7 +314,8 @@ class Trials:
             for run in store.runs().values():
                 design = self.designs.get(run.name)
                 if design is not None and run.state is State.RUNNING:
-                    _act(store, design, judge(design, data_of(store, design), run.weights))
+                    data = data_of(store, design)
+                    _act(store, design, run, data, judge(design, data, run.weights))
         finally:
             store.close()
 
@@ -315,13 +331,27 @@ def data_of(store: Store, design: Experiment) -> Data:
     )
 
 
-def _act(store: Store, design: Experiment, report: Report) -> None:
+def _act(store: Store, design: Experiment, run: Run, data: Data, report: Report) -> None:
     if report.decision is Decision.HARM:
         store.stop(design.name, report.said, time.time())
         log.warning("experiment %s was stopped: %s", design.name, report.said)
     elif design.auto_promote and report.may_promote:
         store.promote(design.name, report.winner, report.said, time.time())
         log.warning("experiment %s: %s was promoted: %s", design.name, report.winner, report.said)
+    elif design.allocation is Allocation.THOMPSON and report.decision is Decision.COLLECTING:
+        _reallocate(store, design, run, data)
+
+
+def _reallocate(store: Store, design: Experiment, run: Run, data: Data) -> None:
+    """New shares once enough units have come under the present ones."""
+    come = sum(units for (generation, _), units in data.counts.items() if generation == str(run.generation))
+    if come < design.batch:
+        return
+    by_arm = data.metrics[design.metric]
+    sums = {arm.name: sum(by_arm.get(arm.name, {}).values(), Sums()) for arm in design.arms}
+    new = shares(sums, design.goal, Random(f"{run.salt}{run.generation}"))  # noqa: S311 - the same in every process
+    if store.reweigh(design.name, new, run.generation, time.time()):
+        log.info("experiment %s: new shares %s", design.name, new)
 
 
 def _concerns(design: Experiment, prompt: str, route: str) -> bool:

@@ -98,8 +98,10 @@ def test_sums_are_over_units_by_arm_and_stratum_and_fallbacks_are_kept_apart(tmp
     assert store.sums("e", "ok", served=True)["a"]["1:m"].units == 1
     assert store.counts("e") == {("1", "a"): 2, ("2", "b"): 1}
     assert store.counts("e", served=True)[("1", "a")] == 1
-    assert store.arm_of("e", 9) == "b"
-    assert store.arm_of("e", 1) == ""
+    first = store.first_of("e", 9)
+    assert first is not None
+    assert first.arm == "b"
+    assert store.first_of("e", 1) is None
 
 
 def test_another_process_is_noticed(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_the_manager_asks_prompts_in_arms_and_takes_feedback() -> None:
         manager.close()
     store = Store(state_path())
     (sums,) = [sums["1:demo"] for sums in store.sums("e", "correct").values()]
-    assert (sums.m, sums.y) == (1, 3)  # one unit with three right answers
+    assert (sums.units, sums.m, sums.y) == (1, 3, 3)  # one unit with three right answers
     store.close()
 
 

@@ -1,5 +1,6 @@
 """Who is in which arm, what is recorded of an answer, and what a rule does: through the parts that a server uses."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -11,7 +12,7 @@ from roundhouse.config import load_text
 from roundhouse.core import errors
 from roundhouse.core.chat import ChatRequest, Chunk, Timings, Usage
 from roundhouse.core.report import Report
-from roundhouse.experiments.design import Arm, Experiment
+from roundhouse.experiments.design import Allocation, Arm, Experiment
 from roundhouse.experiments.store import Exposure, Outcome, State, Store
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.trials import Caller, Trials, designs_of, state_path
@@ -293,3 +294,32 @@ async def test_a_prompt_that_does_not_fit_in_its_arms_words_counts_as_that_arms_
             await gateway.converse(ChatRequest(()), prompt="rag_query", variables={"x": 1}, caller=Caller())
     found = Store(state_path()).sums("e", "error")["long"]
     assert [(sums.m, sums.y) for sums in found.values()] == [(1, 1)]
+
+
+async def test_shares_follow_the_evidence_and_who_has_an_arm_keeps_it_in_its_stratum(path: Path) -> None:
+    design = _design(allocation=Allocation.THOMPSON, batch=60)
+    trials = _trials(path, design)
+    arms = {}
+    for number in range(60):
+        caller, request_id = Caller(f"u{number}"), f"r{number}"
+        arms[number] = (await _answer(trials, caller=caller, request_id=request_id)).arm
+        trials.feedback(request_id, "ok", float(arms[number] == "b"))
+    trials._recorder.flush()
+    await asyncio.to_thread(trials.judge)
+    await asyncio.to_thread(trials.judge)  # nobody has come since
+    store = Store(path)
+    run = store.runs()["e"]
+    assert run.generation == 2
+    assert run.weights["b"] == pytest.approx(0.95, abs=0.01)
+    assert store.events("e")[-1][1] == "shares are a 5%, b 95% now"
+    await asyncio.sleep(0.6)  # what has changed is looked for twice a second
+    for number in range(60):
+        again = await _answer(trials, caller=Caller(f"u{number}"), request_id=f"again{number}")
+        assert again.arm == arms[number]
+    new = [(await _answer(trials, caller=Caller(f"n{number}"), request_id=f"n{number}")).arm for number in range(40)]
+    assert new.count("b") > 30
+    await trials.aclose()
+    counts = store.counts("e")
+    assert {arm: counts["1", arm] for arm in "ab"} == {arm: list(arms.values()).count(arm) for arm in "ab"}
+    assert sum(counts.get(("2", arm), 0) for arm in "ab") == 40
+    store.close()
