@@ -81,10 +81,9 @@ class Drifts:
         self._rule = Rule(self._settings.baseline, self._settings.slower, self._settings.false_alarm)
         self._webhook = Webhook(self._settings.webhook) if self._settings.webhook else None
         identities = {entry.name: _identity(entry, self._rule) for entry in settings.targets}
-        for name in [name for name, known in self._identities.items() if identities.get(name) != known]:
-            self._targets.pop(name, None)
-            self._since = {key: at for key, at in self._since.items() if key[0] != name}
-            self._restore(name)
+        for name, known in self._identities.items():
+            if identities.get(name) != known or not self._settings.enabled:
+                self._forget(name)
         self._identities = identities
 
     async def aclose(self) -> None:
@@ -158,11 +157,12 @@ class Drifts:
         ]
 
     def _add(self, target: str, metric: str, value: float) -> None:
-        series = self._targets.setdefault(target, {}).get(metric)
+        if target not in self._identities:  # it was removed meanwhile
+            return
+        all_ = self._targets.setdefault(target, {})
+        series = all_.get(metric)
         if series is None:
-            if target not in self._identities:
-                return
-            series = self._targets[target][metric] = Series(metric, self._rule, self._known(target, metric))
+            series = all_[metric] = Series(metric, self._rule, self._known(target, metric))
         change = series.add(value)
         if change is Change.LEARNED:
             assert series.baseline is not None
@@ -233,6 +233,12 @@ class Drifts:
             if series.state is DriftState.DRIFTED:
                 series.begin_anew()
                 self._as_before(target, series, "it is asked again")
+        self._restore(target)
+
+    def _forget(self, target: str) -> None:
+        for series in self._targets.pop(target, {}).values():
+            if series.state is DriftState.DRIFTED:
+                self._as_before(target, series, "it is another now, or not watched any more")
         self._restore(target)
 
     def _restore(self, target: str) -> None:

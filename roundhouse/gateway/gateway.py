@@ -6,11 +6,11 @@ import asyncio
 import difflib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import structs
 
@@ -22,30 +22,24 @@ from roundhouse.experiments.store import Run
 from roundhouse.gateway.build import notices
 from roundhouse.gateway.cards import Card, Cards
 from roundhouse.gateway.defaults import with_default_route
-from roundhouse.gateway.drift import Drifts, baselines_path
+from roundhouse.gateway.drift import Drifts
 from roundhouse.gateway.embeddings import Vectors
-from roundhouse.gateway.exporting import backends_of, export_of, is_wanted
 from roundhouse.gateway.house import House
-from roundhouse.gateway.keeping import history_policy
+from roundhouse.gateway.observers import Observers
 from roundhouse.gateway.reload import Reloaded
 from roundhouse.gateway.spoken import overheard
 from roundhouse.gateway.standings import Standings
 from roundhouse.gateway.steering import begin, end
 from roundhouse.gateway.trials import CALLERS_OWN, Caller, Trials, designs_of, state_path
 from roundhouse.gateway.wordings import Read, catalog_of, read_by, with_prompt, within_window
-from roundhouse.history.recorder import Recorder
 from roundhouse.prompts.catalog import Catalog
 from roundhouse.prompts.prompt import Prepared
 from roundhouse.providers.base import CountsTokens, LLMProvider, Pulls
 from roundhouse.routing.manager import Manager, Reply
 from roundhouse.routing.route import Route
 from roundhouse.routing.turntable import Order, Switch
-from roundhouse.telemetry.events import Tell
 from roundhouse.telemetry.log import Log
 from roundhouse.telemetry.prometheus import Meter
-
-if TYPE_CHECKING:
-    from roundhouse.telemetry.otlp.export import Export
 
 __all__ = ["Gateway", "Reported"]
 
@@ -86,25 +80,15 @@ class Gateway:
         self._catalog = catalog_of(settings)
         self._designs = designs_of(settings, self._catalog)
         self._trials: Trials | None = None
-        self._keeps_history = keeps_history
-        self._history: Recorder | None = None
-        self._exports = exports and is_wanted(settings)
-        self._export: Export | None = None
-        self._watches = watches
-        self._drifts: Drifts | None = None
-        self._log = log
+        self._observers = Observers(settings, history=keeps_history, exports=exports, watches=watches, log=log)
         self._standings: Standings | None = None
         self._prepare: list[Callable[[Settings], Callable[[], None]]] = []
 
     async def __aenter__(self) -> Gateway:
         if self._house is None:
             self._settings = await with_default_route(self._settings)
-            self._house = House(self._settings, *self._listeners())
-            if self._export is not None:
-                self._house.meter.registry.register(self._export)
-            if self._watches:
-                self._drifts = Drifts(self._settings, self._house.manager, self._house.tell, baselines_path())
-                self._house.listen(self._drifts.record)
+            self._house = House(self._settings, *self._observers.open(self._settings))
+            self._observers.join(self._house)
             self._cards = Cards(self._settings)
             self._open_trials()
         return self
@@ -119,18 +103,11 @@ class Gateway:
         trials, self._trials = self._trials, None
         if trials is not None:
             await trials.aclose()
-        drifts, self._drifts = self._drifts, None
-        if drifts is not None:
-            await drifts.aclose()
+        await self._observers.leave()
         house, self._house = self._house, None
         if house is not None:
             await house.aclose()
-        history, self._history = self._history, None
-        if history is not None:
-            await asyncio.to_thread(history.close)
-        export, self._export = self._export, None
-        if export is not None:
-            await asyncio.to_thread(export.close)
+        await self._observers.aclose()
 
     @property
     def notices(self) -> list[str]:
@@ -207,7 +184,7 @@ class Gateway:
     @property
     def drifts(self) -> Drifts | None:
         """Which targets have become slower or worse; None = this house does not watch them."""
-        return self._drifts
+        return self._observers.drifts
 
     def before_reload(self, prepare: Callable[[Settings], Callable[[], None]]) -> None:
         """For what else is built from settings: `prepare` is given the new ones before anything changes, and may raise
@@ -230,12 +207,7 @@ class Gateway:
             apply()
         self._cards = Cards(new)
         self._settings, self._catalog, self._designs = new, catalog, designs
-        if self._history is not None:
-            self._history.policy = history_policy(new)
-        if self._export is not None:
-            self._export.backends = backends_of(new)
-        if self._drifts is not None:
-            self._drifts.adopt(new)
+        self._observers.adopt(new)
         if self._trials is None:
             self._open_trials()
         else:
@@ -252,8 +224,8 @@ class Gateway:
         Raises what `prompted` and `within_window` raise.
         """
         request_id, values = _new_id(), dict(variables or {})
-        if self._export is not None:
-            request = structs.replace(request, trace=self._export.begin(caller.headers))
+        if (trace := self._observers.begin(caller.headers)) is not None:
+            request = structs.replace(request, trace=trace)
         enrolled = None
         if self._trials is not None:
             enrolled = self._trials.enrol(request, prompt, caller, _size(request, values), request_id)
@@ -279,7 +251,7 @@ class Gateway:
 
         Raises `InvalidRequest` if it was in none, unless the metric is one by which targets are watched.
         """
-        watched = self._drifts is not None and self._drifts.feedback(request_id, metric, value)
+        watched = self.drifts is not None and self.drifts.feedback(request_id, metric, value)
         try:
             if self._trials is None:
                 raise InvalidRequest("there are no experiments in the configuration", param="id")
@@ -312,10 +284,10 @@ class Gateway:
         if not request.messages and request.wording is None:
             raise InvalidRequest("there are no messages; send at least one", param="messages")
         route = self._route(request.model)
-        if self._export is not None and request.trace is None:
-            request = structs.replace(request, trace=self._export.begin())
+        if request.trace is None and (trace := self._observers.begin()) is not None:
+            request = structs.replace(request, trace=trace)
         reply = self._open_manager.stream(request, route, self._report(request, route, request_id))
-        tells = [one.content for one in (self._log, self._export) if one is not None and one.wants_content]
+        tells = self._observers.of_texts
         return overheard(reply, request, tells) if tells else reply
 
     async def generate(self, request: ChatRequest) -> Reported:
@@ -427,16 +399,6 @@ class Gateway:
         if self._house is None:
             raise RuntimeError("the gateway is not open; use it as `async with Gateway(...)`")
         return self._house
-
-    def _listeners(self) -> Iterator[Tell]:
-        if self._keeps_history:
-            self._history = Recorder(history_policy(self._settings))
-            yield self._history.record
-        if self._exports:
-            self._export = export_of(self._settings)
-            yield self._export.record
-        if self._log is not None:
-            yield self._log.request
 
     def _open_trials(self) -> None:
         """Only a house with experiments has a file of them."""

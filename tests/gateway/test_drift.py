@@ -261,3 +261,19 @@ def test_a_webhook_at_a_host_that_is_not_named_is_refused(tmp_path: Path) -> Non
         load_text(text)
     assert "hooks.example.com is none of telemetry.drift.webhook_hosts" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+async def test_a_reload_that_ends_the_watch_or_changes_the_target_takes_its_warnings_back() -> None:
+    backends = {"one": Backend(), "two": Backend()}
+    async with AsyncExitStack() as stack:
+        servers = {name: await stack.enter_async_context(fake_server(one)) for name, one in backends.items()}
+        wanted = [_settings(servers, {"act": "avoid"}, ["one", "two"])]
+        gateway = await stack.enter_async_context(Gateway(wanted[0], lambda: wanted[0], watches=True))
+        await _ask(gateway, LEARN)
+        backends["one"].delay_s = 0.1
+        assert (await _ask(gateway, 30))[-1] == "two"
+        wanted[0] = _settings(servers, {"act": "avoid", "enabled": False}, ["one", "two"])
+        gateway.reload()
+        assert _states(gateway) == {}
+        assert await _ask(gateway, 2) == ["one", "one"]
+        assert 'roundhouse_drifted{metric="first_token_s",target="one"} 0.0' in gateway.metrics().decode()
