@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from roundhouse.access.keys import Key, KeyLimits, Role
@@ -49,22 +51,40 @@ class Caller:
     def of(cls, key: Key) -> Caller:
         return cls(key.name, key.role, frozenset(key.routes), key.limits)
 
-    def enter(self, now: float) -> None:
-        """A request begins. Raises `RateLimited`, and then counts nothing. Every success wants a `leave`."""
+    def enter(self, now: float, count: int = 1) -> None:
+        """So many requests begin. Raises `RateLimited`, and then counts nothing. Every success wants a `leave`."""
         limits = self.limits
-        if limits.concurrent and self.running >= limits.concurrent:
+        if limits.concurrent and self.running + count > limits.concurrent:
             raise self._refused("concurrent", f"{limits.concurrent} requests at once", 1.0)
         if limits.tokens_per_minute and self._tokens.filled(now) <= 0:
             raise self._refused("tokens", f"{limits.tokens_per_minute} tokens a minute", self._tokens.seconds_until(1))
         if limits.requests_per_minute:
-            if self._requests.filled(now) < 1:
-                wait_s = self._requests.seconds_until(1)
+            if self._requests.filled(now) < count:
+                wait_s = self._requests.seconds_until(count)
                 raise self._refused("requests", f"{limits.requests_per_minute} requests a minute", wait_s)
-            self._requests.level -= 1
-        self.running += 1
+            self._requests.level -= count
+        self.running += count
 
-    def leave(self) -> None:
-        self.running -= 1
+    def leave(self, count: int = 1) -> None:
+        self.running -= count
+
+    @contextmanager
+    def more(self, count: int, now: float) -> Iterator[None]:
+        """While one request that has entered is `count` more: several answers, each of which takes a slot.
+
+        Raises `RateLimited`, or `NotAllowed` if waiting would not help.
+        """
+        limits = self.limits
+        for most, what in ((limits.concurrent, "at once"), (limits.requests_per_minute, "a minute")):
+            if most and count + 1 > most:
+                raise NotAllowed(f'this asks for {count + 1} answers; the key "{self.name}" may have {most} {what}')
+        if count:
+            self.enter(now, count)
+        try:
+            yield
+        finally:
+            if count:
+                self.leave(count)
 
     def spend(self, tokens: int, now: float) -> None:
         """Tokens that were read and written for it: known only when they are, so the last answer may overdraw."""

@@ -66,32 +66,30 @@ class Embeddings:
             await asyncio.wait_for(batch.full.wait(), _GATHER_S)
         if self._open.get(route.name) is batch:
             del self._open[route.name]
-        wanted = [part for part in batch.parts if not part[2].done()]
         try:
             found = await self._call(route, batch.texts)
         except RequestError as error:
-            if len(wanted) == 1:
-                wanted[0][2].set_exception(error)
+            if len(batch.parts) == 1:
+                _fail(batch.parts[0][2], error)
                 return
-            for start, count, future in wanted:  # whose text it was
-                await self._alone(route, batch.texts[start : start + count], future)
+            for start, count, future in batch.parts:  # whose text it was
+                if not future.done():
+                    await self._alone(route, batch.texts[start : start + count], future)
         except BaseException as error:
             said = error if isinstance(error, Error) else BadResponse("the call was given up")
-            for _, _, future in wanted:
-                if not future.done():
-                    future.set_exception(said)
+            for _, _, future in batch.parts:
+                _fail(future, said)
             if not isinstance(error, Error):
                 raise
         else:
-            for start, count, future in wanted:
-                if not future.done():
-                    future.set_result(Vectors(found.vectors[start : start + count], found.target))
+            for start, count, future in batch.parts:
+                _give(future, Vectors(found.vectors[start : start + count], found.target))
 
     async def _alone(self, route: Route, texts: Sequence[str], future: asyncio.Future[Vectors]) -> None:
         try:
-            future.set_result(await self._call(route, texts))
+            _give(future, await self._call(route, texts))
         except Error as error:
-            future.set_exception(error)
+            _fail(future, error)
 
     async def _call(self, route: Route, texts: Sequence[str]) -> Vectors:
         # Another model's vectors cannot be compared with those that a caller has stored, so it is no fallback.
@@ -103,3 +101,14 @@ class Embeddings:
         if len(vectors) != len(texts):
             raise BadResponse(f'target "{target.name}" gave {len(vectors)} vectors for {len(texts)} texts')
         return Vectors(vectors, target.name)
+
+
+def _give(future: asyncio.Future[Vectors], vectors: Vectors) -> None:
+    """Whoever has left meanwhile takes nothing any more."""
+    if not future.done():
+        future.set_result(vectors)
+
+
+def _fail(future: asyncio.Future[Vectors], error: Error) -> None:
+    if not future.done():
+        future.set_exception(error)

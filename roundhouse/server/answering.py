@@ -14,7 +14,7 @@ from roundhouse.core.chat import Answer, Chunk, collect
 from roundhouse.core.errors import BadResponse, Error
 from roundhouse.gateway.trials import Caller as Unit
 from roundhouse.routing.manager import Reply
-from roundhouse.server.context import Context, caller_of
+from roundhouse.server.context import Context
 from roundhouse.server.dialect import Asked, Dialect
 from roundhouse.server.exchange import (
     ClientGone,
@@ -25,6 +25,7 @@ from roundhouse.server.exchange import (
     start_stream,
     until_client_leaves,
 )
+from roundhouse.server.metering import metered
 
 __all__ = ["Answering"]
 
@@ -39,10 +40,12 @@ class Answering:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             asked = self._dialect.parse(await read_body(receive, self._context.body_limit_bytes))
-            caller = caller_of(scope)
-            caller.check_route(asked.requests[0].model or "default")
-            work = self._load(asked, send) if asked.load else self._answer(asked, scope, send, caller)
-            await until_client_leaves(receive, work)
+            caller = self._context.user_of(scope, asked.requests[0].model)
+            if asked.load:
+                await until_client_leaves(receive, self._load(asked, send))
+                return
+            with caller.more(len(asked.requests) - 1, time.monotonic()):
+                await until_client_leaves(receive, self._answer(asked, scope, send, caller))
         except ClientGone:
             pass
         except Error as error:
@@ -59,20 +62,20 @@ class Answering:
             await self._context.gateway.converse(request, prompt=asked.prompt, variables=asked.variables, caller=unit)
             for request in asked.requests
         ]
-        await (self._streamed if asked.stream else self._whole)(asked, replies, send, caller)
+        if caller.limits.tokens_per_minute:
+            replies = [metered(reply, one, caller) for reply, one in zip(replies, asked.requests, strict=True)]
+        await (self._streamed if asked.stream else self._whole)(asked, replies, send)
 
-    async def _whole(self, asked: Asked, replies: Sequence[Reply], send: Send, caller: Caller) -> None:
+    async def _whole(self, asked: Asked, replies: Sequence[Reply], send: Send) -> None:
         if len(replies) == 1:
             async with aclosing(replies[0].chunks) as chunks:
                 answers = [collect([chunk async for chunk in chunks])]
         else:
             answers = await _all(replies)
         reports = [reply.report for reply in replies]
-        for answer in answers:
-            _spend(caller, answer)
         await send_bytes(send, self._dialect.whole(asked, answers, reports), headers=_headers(replies[0]))
 
-    async def _streamed(self, asked: Asked, replies: Sequence[Reply], send: Send, caller: Caller) -> None:
+    async def _streamed(self, asked: Asked, replies: Sequence[Reply], send: Send) -> None:
         """Headers wait for the first content: until then a failure still has its proper status."""
         async with aclosing(_numbered(replies)) as pieces:
             first = await anext(pieces, None)
@@ -80,17 +83,14 @@ class Answering:
                 raise BadResponse("the answer had no content and no finish reason")
             encoder = self._dialect.encoder(asked, [reply.report for reply in replies])
             await start_stream(send, self._dialect.media_type, _headers(replies[0]))
-            written, left = 0, len(replies)
+            left = len(replies)
             held = encoder.begin()
             try:
                 while True:
                     index, chunk = first
-                    written += 1
                     held += encoder.piece(index, chunk)
                     if chunk.finish_reason:
                         left -= 1
-                        _spend(caller, chunk)
-                        written = 0
                     if not left:
                         await send(part(held + encoder.end(), last=True))
                         return
@@ -99,14 +99,6 @@ class Answering:
                     first = await anext(pieces)
             except Error as error:
                 await send(part(held + encoder.failed(error), last=True))
-            finally:
-                caller.spend(written, time.monotonic())  # of an answer that was cut: a piece is about a token
-
-
-def _spend(caller: Caller, end: Answer | Chunk) -> None:
-    """The tokens of an answer that is whole, for its key."""
-    if end.usage is not None:
-        caller.spend(end.usage.total_tokens, time.monotonic())
 
 
 def _headers(reply: Reply) -> dict[str, str]:

@@ -26,7 +26,7 @@ from roundhouse.server.openai_wire import (
 
 __all__ = ["CompletionBody", "Completions"]
 
-_MOST_PROMPTS = 64
+_MOST_ANSWERS = 64  # to all prompts together
 _json = msgspec.json.Encoder()
 
 
@@ -88,6 +88,9 @@ class Completions:
                 asked.n,
             )
         ]
+        if len(requests) > _MOST_ANSWERS:
+            said = f"{len(prompts)} prompts with n: {asked.n} are more than {_MOST_ANSWERS} answers, which is the limit"
+            raise InvalidRequest(said, param="prompt")
         include_usage = asked.stream_options is not None and asked.stream_options.include_usage
         return Asked(tuple(requests), bool(asked.stream), include_usage, body=asked)
 
@@ -155,8 +158,8 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[str]:
     texts = [str(one) for one in prompts]
     if not all(texts):
         raise InvalidRequest("prompt is empty; there is nothing to extend", param="prompt")
-    if len(texts) > _MOST_PROMPTS:
-        raise InvalidRequest(f"{len(texts)} prompts are more than {_MOST_PROMPTS}, which is the limit", param="prompt")
+    if len(texts) > _MOST_ANSWERS:
+        raise InvalidRequest(f"{len(texts)} prompts are more than {_MOST_ANSWERS}, which is the limit", param="prompt")
     return texts
 
 

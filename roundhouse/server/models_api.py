@@ -52,8 +52,11 @@ class Model:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path_params"]["name"]
+        if not name:
+            await self._models(scope, receive, send)
+            return
         try:
-            caller_of(scope).check_route(name)
+            self._context.user_of(scope, name)
             targets = self._context.gateway.targets_of(name)
         except Error as error:
             await send_error(send, error, openai_form)
@@ -73,7 +76,7 @@ class CountTokens:
 
         try:
             request = parse_count(await read_body(receive, self._context.body_limit_bytes))
-            caller_of(scope).check_route(request.model or "default")
+            self._context.user_of(scope, request.model)
             await until_client_leaves(receive, count())
         except ClientGone:
             return

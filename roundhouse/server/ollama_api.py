@@ -90,7 +90,7 @@ class _ByName:
             name = resolved(asked.model or asked.name, self._context.gateway.names())
             if not name:
                 raise InvalidRequest("model is required", param="model")
-            caller_of(scope).check_route(name)
+            self._context.user_of(scope, name)
             await until_client_leaves(receive, self.answer(name, asked, send))
         except ClientGone:
             return
