@@ -60,11 +60,12 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A function the model may call; `parameters` is a JSON Schema object."""
+    """A function the model may call; `parameters` is a JSON Schema object, which arguments keep to if `strict`."""
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = {}
+    strict: bool | None = None
 
 
 class Sampling(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from roundhouse.gateway import Gateway
 from roundhouse.routing.target import Check
 from roundhouse.routing.turntable import Order
 from roundhouse.server.context import Context
-from roundhouse.server.dialect import EVENTS, event
+from roundhouse.server.dialect import EVENTS, bare_id, event
 from roundhouse.server.errors import openai_form
 from roundhouse.server.exchange import (
     ClientGone,
@@ -74,9 +74,7 @@ class Decision:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Wires put a word of their own before the id: chatcmpl-, cmpl-, resp_, msg_.
-        request_id = scope["path_params"]["request_id"].replace("_", "-").rpartition("-")[2]
-        report = self._gateway.decisions(request_id)
+        report = self._gateway.decisions(bare_id(scope["path_params"]["request_id"]))
         if report is None:
             await _not_there(send, "there is no such request among those that are remembered")
             return

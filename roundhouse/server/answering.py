@@ -64,7 +64,14 @@ class Answering:
         ]
         if caller.limits.tokens_per_minute:
             replies = [metered(reply, one, caller) for reply, one in zip(replies, asked.requests, strict=True)]
-        await (self._streamed if asked.stream else self._whole)(asked, replies, send)
+        try:
+            await (self._streamed if asked.stream else self._whole)(asked, replies, send)
+        except Error as error:  # before the first byte, with the id under which its decisions are kept
+            await send_error(send, error, self._dialect.form, headers=self._headers(replies[0]))
+
+    def _headers(self, reply: Reply) -> dict[str, str]:
+        own = dict.fromkeys(self._dialect.id_headers, reply.report.request_id)
+        return {**own, "x-roundhouse-target": reply.report.target} if reply.report.target else own
 
     async def _whole(self, asked: Asked, replies: Sequence[Reply], send: Send) -> None:
         if len(replies) == 1:
@@ -73,7 +80,7 @@ class Answering:
         else:
             answers = await _all(replies)
         reports = [reply.report for reply in replies]
-        await send_bytes(send, self._dialect.whole(asked, answers, reports), headers=_headers(replies[0]))
+        await send_bytes(send, self._dialect.whole(asked, answers, reports), headers=self._headers(replies[0]))
 
     async def _streamed(self, asked: Asked, replies: Sequence[Reply], send: Send) -> None:
         """Headers wait for the first content: until then a failure still has its proper status."""
@@ -82,7 +89,7 @@ class Answering:
             if first is None:
                 raise BadResponse("the answer had no content and no finish reason")
             encoder = self._dialect.encoder(asked, [reply.report for reply in replies])
-            await start_stream(send, self._dialect.media_type, _headers(replies[0]))
+            await start_stream(send, self._dialect.media_type, self._headers(replies[0]))
             left = len(replies)
             held = encoder.begin()
             try:
@@ -99,10 +106,6 @@ class Answering:
                     first = await anext(pieces)
             except Error as error:
                 await send(part(held + encoder.failed(error), last=True))
-
-
-def _headers(reply: Reply) -> dict[str, str]:
-    return {"x-request-id": reply.report.request_id, "x-roundhouse-target": reply.report.target}
 
 
 async def _numbered(replies: Sequence[Reply]) -> AsyncGenerator[tuple[int, Chunk], None]:

@@ -14,15 +14,10 @@ import msgspec
 from roundhouse.core.chat import Answer, ChatRequest, Chunk, Message, TokenLogprob, Usage
 from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.core.report import Report
-from roundhouse.server.dialect import EVENTS, Asked, decode, extension, summed
+from roundhouse.server.dialect import EVENTS, ID_HEADERS, Asked, decode, extension, summed
 from roundhouse.server.errors import openai_form
-from roundhouse.server.openai_wire import (
-    Extension,
-    StreamOptions,
-    answers_wanted,
-    sampling_of,
-    wire_usage,
-)
+from roundhouse.server.openai_answers import wire_usage
+from roundhouse.server.openai_wire import Extension, StreamOptions, answers_wanted, sampling_of
 
 __all__ = ["CompletionBody", "Completions"]
 
@@ -59,6 +54,7 @@ class Completions:
     """The dialect of `/v1/completions`."""
 
     media_type = EVENTS
+    id_headers = ID_HEADERS
     form = staticmethod(openai_form)
 
     def parse(self, body: bytes) -> Asked:

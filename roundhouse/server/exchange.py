@@ -93,8 +93,11 @@ async def send_json(send: Send, said: Any, status: int = 200) -> None:
     await send_bytes(send, msgspec.json.encode(said), status)
 
 
-async def send_error(send: Send, error: Error, form: Form, status: int | None = None) -> None:
-    await send_bytes(send, msgspec.json.encode(form(error)), status or status_of(error), headers_of(error))
+async def send_error(
+    send: Send, error: Error, form: Form, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> None:
+    said = {**headers_of(error), **(headers or {})}
+    await send_bytes(send, msgspec.json.encode(form(error)), status or status_of(error), said)
 
 
 async def start_stream(send: Send, media_type: bytes, headers: Mapping[str, str]) -> None:

@@ -28,7 +28,7 @@ from roundhouse.core.chat import (
 )
 from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.core.report import Report
-from roundhouse.server.dialect import LINES, Asked, decode, extension
+from roundhouse.server.dialect import ID_HEADERS, LINES, Asked, decode, extension
 from roundhouse.server.errors import ollama_form
 from roundhouse.server.openai_wire import within
 
@@ -133,6 +133,7 @@ class _Lines:
     """What both dialects share. `names` gives what may be put into `model`."""
 
     media_type = LINES
+    id_headers = ID_HEADERS
     form = staticmethod(ollama_form)
 
     def __init__(self, names: Callable[[], Collection[str]]) -> None:
@@ -277,6 +278,7 @@ def _options(options: Mapping[str, Any]) -> tuple[Sampling, dict[str, Any], tupl
     limit, seed = _number(more.pop("num_predict", None), "num_predict"), _number(more.pop("seed", None), "seed")
     stop = more.pop("stop", None) or []
     stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else (None,)
+    stops = tuple(one for one in stops if one != "")  # which would end every answer before it begins
     if not all(isinstance(one, str) for one in stops):
         raise InvalidRequest("options.stop must be text or a list of texts", param="options.stop")
     top_k = numbers.pop("top_k")

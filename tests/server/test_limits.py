@@ -1,4 +1,4 @@
-"""What a key may use up is counted on every wire, also of answers that nobody stayed for; and it learns of its own only."""
+"""What a key may use is counted on every wire, even of answers that nobody stayed for; and it hears of its own only."""
 
 import json
 import subprocess
