@@ -27,7 +27,7 @@ from roundhouse.telemetry.events import (
 from roundhouse.telemetry.gap_histogram import GapHistogram
 from roundhouse.telemetry.gaps import BOUNDS
 from roundhouse.telemetry.metrics import LLMMetrics
-from roundhouse.telemetry.sketch import Sketch
+from roundhouse.telemetry.sketch import Rolling
 from roundhouse.telemetry.standing import Standing
 
 __all__ = ["CONTENT_TYPE", "Meter"]
@@ -48,7 +48,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.numbers = LLMMetrics()
-        self.first_tokens = Sketch()
+        self.first_tokens = Rolling()
         self.left = 0
         self.registry = CollectorRegistry()
         self._series: dict[tuple[str, str], _Series] = {}
