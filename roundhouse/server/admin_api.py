@@ -19,7 +19,7 @@ from roundhouse.routing.target import Check
 from roundhouse.routing.turntable import Order
 from roundhouse.server.context import Context
 from roundhouse.server.dialect import EVENTS, bare_id, event
-from roundhouse.server.errors import openai_form
+from roundhouse.server.errors import Stopping, openai_form
 from roundhouse.server.exchange import (
     ClientGone,
     part,
@@ -104,7 +104,7 @@ class LiveFeed:
         await start_stream(send, EVENTS, {})
         try:
             await until_client_leaves(receive, self._feed(send))
-        except ClientGone:
+        except (ClientGone, Stopping):
             return
 
     async def _feed(self, send: Send) -> None:

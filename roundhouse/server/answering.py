@@ -23,6 +23,7 @@ from roundhouse.server.exchange import (
     send_bytes,
     send_error,
     start_stream,
+    stopping,
     until_client_leaves,
 )
 from roundhouse.server.metering import metered
@@ -106,6 +107,8 @@ class Answering:
                     first = await anext(pieces)
             except Error as error:
                 await send(part(held + encoder.failed(error), last=True))
+            except asyncio.CancelledError:  # the server stops; or the client has gone, and nothing reaches it
+                await send(part(held + encoder.failed(stopping()), last=True))
 
 
 async def _numbered(replies: Sequence[Reply]) -> AsyncGenerator[tuple[int, Chunk], None]:

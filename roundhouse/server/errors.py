@@ -11,6 +11,7 @@ from roundhouse.core import errors as e
 __all__ = [
     "Encoded",
     "Form",
+    "Stopping",
     "TooLarge",
     "anthropic_form",
     "form_of",
@@ -27,6 +28,13 @@ class TooLarge(e.InvalidRequest):
 
 class Encoded(e.InvalidRequest):
     """A compressed body: a small one may unfold to anything, so none is taken."""
+
+
+class Stopping(e.Error):
+    """The server stops, and the time that it gives to what runs is over."""
+
+    code = "server_stopping"
+    retry_after_s = 1.0
 
 
 # What a body says of an error, before it is JSON.
@@ -52,6 +60,7 @@ _STATUS: dict[type[e.Error], tuple[int, str]] = {
     e.EngineError: (503, "backend_error"),
     e.ResourceError: (503, "backend_error"),
     e.StoreError: (503, "backend_error"),
+    Stopping: (503, "overloaded_error"),
     e.Error: (500, "server_error"),
 }
 _ANTHROPIC_TYPES = {

@@ -14,7 +14,7 @@ import msgspec
 from starlette.types import Message, Receive, Send
 
 from roundhouse.core.errors import Error
-from roundhouse.server.errors import Form, TooLarge, headers_of, status_of
+from roundhouse.server.errors import Form, Stopping, TooLarge, headers_of, status_of
 
 __all__ = [
     "ClientGone",
@@ -24,6 +24,7 @@ __all__ = [
     "send_error",
     "send_json",
     "start_stream",
+    "stopping",
     "until_client_leaves",
 ]
 
@@ -52,7 +53,8 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
 
 
 async def until_client_leaves(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`; if the client leaves first, cancel it, let it clean up, and raise `ClientGone`.
+    """Run `work`; if the client leaves first, cancel it, let it clean up, and raise `ClientGone`. Raises `Stopping` if
+    it is cancelled otherwise, for the server alone does so, when it has waited long enough for what runs.
 
     To be called once the body is read: what `receive` still has to say is then only that the client is gone.
     """
@@ -71,14 +73,19 @@ async def until_client_leaves(receive: Receive, work: Coroutine[Any, Any, None])
     try:
         await work
     except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
+        task.uncancel()
+        if gone:
             raise ClientGone from None
-        raise
+        raise stopping() from None
     else:
         if gone:  # it left as the last byte went out; the answer stands
             task.uncancel()
     finally:
         watching.cancel()
+
+
+def stopping() -> Stopping:
+    return Stopping("this server stops and cannot finish the answer; ask again in a moment")
 
 
 async def send_bytes(send: Send, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
