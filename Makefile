@@ -68,7 +68,7 @@ $(CLIENTS)/.ready: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 test-clients: $(CLIENTS)/.ready ## langchain, llama-index and litellm as clients of the server (installs 0.6 GB)
-	$(CLIENTS)/bin/python -m pytest tests/clients
+	$(CLIENTS)/bin/python -m pytest -W default tests/clients  # what they leave open at the end is theirs
 
 check: $(VENV)/.dev ## formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check .

@@ -103,7 +103,7 @@ class LiveFeed:
         scope[ENDLESS] = True
         await start_stream(send, EVENTS, {})
         try:
-            await until_client_leaves(receive, self._feed(send))
+            await until_client_leaves(scope, receive, self._feed(send))
         except (ClientGone, Stopping):
             return
 

@@ -43,10 +43,10 @@ class Answering:
             asked = self._dialect.parse(await read_body(receive, self._context.body_limit_bytes))
             caller = self._context.user_of(scope, asked.requests[0].model)
             if asked.load:
-                await until_client_leaves(receive, self._load(asked, send))
+                await until_client_leaves(scope, receive, self._load(asked, send))
                 return
             with caller.more(len(asked.requests) - 1, time.monotonic()):
-                await until_client_leaves(receive, self._answer(asked, scope, send, caller))
+                await until_client_leaves(scope, receive, self._answer(asked, scope, send, caller))
         except ClientGone:
             pass
         except Error as error:

@@ -71,7 +71,7 @@ class _Vectors:
             model, texts, asked = self.parse(body, self._context.gateway.names())
             caller = self._context.user_of(scope, model)
             with contextlib.suppress(ClientGone):  # whoever hangs up has had them computed all the same
-                await until_client_leaves(receive, self._answer(model, texts, asked, send))
+                await until_client_leaves(scope, receive, self._answer(model, texts, asked, send))
             caller.spend(sum(map(len, texts)) // CHARACTERS_A_TOKEN, time.monotonic())
         except ClientGone:
             return

@@ -7,17 +7,19 @@ up, in every phase: queued, loading, waiting for the first token, streaming.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from roundhouse.core.errors import Error
 from roundhouse.server.errors import Form, Stopping, TooLarge, headers_of, status_of
 
 __all__ = [
+    "LEAVING",
     "ClientGone",
+    "Leaving",
     "part",
     "read_body",
     "send_bytes",
@@ -28,6 +30,7 @@ __all__ = [
     "until_client_leaves",
 ]
 
+LEAVING = "roundhouse.leaving"
 _JSON = (b"content-type", b"application/json")
 
 
@@ -52,36 +55,66 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
         pieces.append(piece)
 
 
-async def until_client_leaves(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+class Leaving:
+    """Put into a request's scope by a protocol that tells when its client has gone, which saves a task that waits for
+    it. `tell` is called then, if somebody has set it.
+    """
+
+    __slots__ = ("gone", "tell")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.tell: Callable[[], object] | None = None
+
+    def leave(self) -> None:
+        self.gone = True
+        if self.tell is not None:
+            self.tell()
+
+
+async def until_client_leaves(scope: Scope, receive: Receive, work: Coroutine[Any, Any, None]) -> None:
     """Run `work`; if the client leaves first, cancel it, let it clean up, and raise `ClientGone`. Raises `Stopping` if
     it is cancelled otherwise, for the server alone does so, when it has waited long enough for what runs.
 
     To be called once the body is read: what `receive` still has to say is then only that the client is gone.
     """
+    leaving: Leaving | None = scope.get(LEAVING)
+    if leaving is None:  # another server than ours: it is asked, by a task that waits for what it says
+        leaving = Leaving()
+        watching = asyncio.ensure_future(_watch(receive, leaving))
+        try:
+            await _unless_left(leaving, work)
+        finally:
+            watching.cancel()
+    else:
+        await _unless_left(leaving, work)
+
+
+async def _watch(receive: Receive, leaving: Leaving) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    leaving.leave()
+
+
+async def _unless_left(leaving: Leaving, work: Coroutine[Any, Any, None]) -> None:
     task = asyncio.current_task()
     assert task is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watching = asyncio.ensure_future(watch())
+    if leaving.gone:
+        work.close()
+        raise ClientGone
+    leaving.tell = task.cancel
     try:
         await work
     except asyncio.CancelledError:
         task.uncancel()
-        if gone:
+        if leaving.gone:
             raise ClientGone from None
         raise stopping() from None
     else:
-        if gone:  # it left as the last byte went out; the answer stands
+        if leaving.gone:  # it left as the last byte went out; the answer stands
             task.uncancel()
     finally:
-        watching.cancel()
+        leaving.tell = None
 
 
 def stopping() -> Stopping:

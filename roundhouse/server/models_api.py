@@ -88,7 +88,7 @@ class CountTokens:
         try:
             request = self.parse(await read_body(receive, self._context.body_limit_bytes))
             self._context.user_of(scope, request.model)
-            await until_client_leaves(receive, count())
+            await until_client_leaves(scope, receive, count())
         except ClientGone:
             return
         except Error as error:

@@ -95,7 +95,7 @@ class _ByName:
             if not name:
                 raise InvalidRequest("model is required", param="model")
             self._context.user_of(scope, name)
-            await until_client_leaves(receive, self.answer(name, asked, send))
+            await until_client_leaves(scope, receive, self.answer(name, asked, send))
         except ClientGone:
             return
         except Error as error:

@@ -14,6 +14,8 @@ import httptools
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from roundhouse.server.exchange import LEAVING, Leaving
+
 __all__ = ["ENDLESS", "ConnectionLimits", "Limited", "limited"]
 
 # Set in the scope of a request whose answer goes on until somebody leaves.
@@ -92,6 +94,8 @@ class Limited(HttpToolsProtocol):
         for cycle in self._unanswered:  # uvicorn itself tells only the last one
             cycle.disconnected = True
             cycle.message_event.set()
+            scope: Any = cycle.scope
+            scope[LEAVING].leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -151,6 +155,8 @@ class Limited(HttpToolsProtocol):
                 self._head_too_large = True
                 raise _HeadTooLarge
         self._head_bytes = 0
+        scope: Any = self.scope
+        scope[LEAVING] = Leaving()
         super().on_headers_complete()
         if self.scope["http_version"] == "1.0":
             self.cycle.__class__ = _UntilClosed
