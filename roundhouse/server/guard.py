@@ -104,7 +104,7 @@ class Guard:
         except Error as error:
             await send_error(send, error, form_of(scope["path"]))
         except Exception as error:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            log.exception("%s %r failed", scope["method"], scope["path"])  # a path may hold line breaks
             if isinstance(error, RuntimeError) and "response" in str(error):
                 raise  # it was being answered already; the connection is closed by the server
             said = Error("Roundhouse made a mistake of its own; its log has the details")
