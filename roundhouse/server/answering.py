@@ -58,6 +58,7 @@ class Answering:
 
     async def _answer(self, asked: Asked, scope: Scope, send: Send, caller: Caller) -> None:
         """With its prompt, and in the arm of an experiment that concerns it."""
+        self._context.check_prompt(caller, asked.prompt)
         unit = Unit(asked.unit, scope["headers"])
         replies = [
             await self._context.gateway.converse(request, prompt=asked.prompt, variables=asked.variables, caller=unit)

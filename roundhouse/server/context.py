@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from roundhouse.access.caller import ANYONE, Caller
-from roundhouse.core.errors import ModelNotFound
+from roundhouse.core.errors import ModelNotFound, TemplateError
 from roundhouse.gateway import Gateway
 from roundhouse.server.live import Live
 
@@ -34,6 +34,14 @@ class Context:
         if caller.routes and name not in self.gateway.names():
             raise ModelNotFound(f'there is no route or target "{name}" any more; the key still names it', model=name)
         return caller
+
+    def check_prompt(self, caller: Caller, name: str) -> None:
+        """Raises `TemplateError` for a prompt that is not there; a key of some routes only is not told which are."""
+        if caller.routes and name:
+            try:
+                self.gateway.catalog.find(name)
+            except TemplateError:
+                raise TemplateError(f'there is no prompt "{name}"', template=name) from None
 
 
 def caller_of(scope: Scope) -> Caller:

@@ -121,6 +121,8 @@ def test_a_key_of_one_route_hears_of_no_other(limited: Limited) -> None:
     answers += [limited.post("/api/show", headers, {"model": name}) for name in ("gone", "secret-project", "able")]
     for path in ("/v1/models", "/v1/models/gone", "/v1/models/x", "/api/tags", "/api/ps", "/metrics", "/admin/state"):
         answers.append(httpx.get(limited.root + path, headers=headers))
+    unknown = limited.post("/v1/chat/completions", headers, _asked("x", roundhouse={"prompt": "rag_querry"}))
+    assert (unknown.status_code, "rag_query" in unknown.text.replace("rag_querry", "")) == (400, False)
     hidden = [answer for answer in answers if "secret-project" in answer.text]
     asked_for_it = [answer for answer in hidden if "secret-project" in answer.request.content.decode()]
     assert hidden == asked_for_it, [(answer.request.url.path, answer.text) for answer in hidden]

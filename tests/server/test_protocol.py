@@ -71,6 +71,25 @@ async def test_an_offer_that_arrives_byte_by_byte_is_read_as_well(served: Served
     writer.close()
 
 
+async def test_wherever_the_bytes_are_cut_the_same_is_answered(served: Served) -> None:
+    """An offer with chunks, a request with a length and a last one, in three packets of every kind of size."""
+    data = _chat(b"connection: upgrade", b"upgrade: h2c", b"transfer-encoding: chunked") + _chat() + LAST
+
+    async def cut(first: int, second: int) -> bytes:
+        reader, writer = await _open(served)
+        for piece in filter(None, (data[:first], data[first:second], data[second:])):
+            writer.write(piece)
+            await writer.drain()
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        return answer
+
+    for first in range(0, len(data), 29):
+        for answer in await asyncio.gather(*(cut(first, second) for second in range(first, len(data), 41))):
+            assert answer.count(b"HTTP/1.1 200") == 3, (first, answer)
+            assert answer.count(b"You said: hello") == 2
+
+
 async def test_websockets_and_tunnels_are_not_there(served: Served) -> None:
     socket = b"GET /v1/realtime HTTP/1.1\r\n" + HOST + b"connection: upgrade\r\nupgrade: websocket\r\n\r\n"
     assert (await _sent(served, socket + LAST)).startswith(b"HTTP/1.1 404")
