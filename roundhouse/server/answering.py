@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -45,8 +46,12 @@ class Answering:
             if asked.load:
                 await until_client_leaves(scope, receive, self._load(asked, send))
                 return
-            with caller.more(len(asked.requests) - 1, time.monotonic()):
-                await until_client_leaves(scope, receive, self._answer(asked, scope, send, caller))
+            work = self._answer(asked, scope, send, caller)
+            if len(asked.requests) == 1:
+                await until_client_leaves(scope, receive, work)
+                return
+            with contextlib.closing(work), caller.more(len(asked.requests) - 1, time.monotonic()):
+                await until_client_leaves(scope, receive, work)
         except ClientGone:
             pass
         except Error as error:
@@ -58,7 +63,8 @@ class Answering:
 
     async def _answer(self, asked: Asked, scope: Scope, send: Send, caller: Caller) -> None:
         """With its prompt, and in the arm of an experiment that concerns it."""
-        self._context.check_prompt(caller, asked.prompt)
+        if asked.prompt:
+            self._context.check_prompt(caller, asked.prompt)
         unit = Unit(asked.unit, scope["headers"])
         replies = [
             await self._context.gateway.converse(request, prompt=asked.prompt, variables=asked.variables, caller=unit)

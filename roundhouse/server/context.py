@@ -37,7 +37,7 @@ class Context:
 
     def check_prompt(self, caller: Caller, name: str) -> None:
         """Raises `TemplateError` for a prompt that is not there; a key of some routes only is not told which are."""
-        if caller.routes and name:
+        if caller.routes:
             try:
                 self.gateway.catalog.find(name)
             except TemplateError:
