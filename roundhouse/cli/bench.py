@@ -12,6 +12,7 @@ import typer
 
 from roundhouse.cli.common import JSONOption, print_json
 from roundhouse.core.errors import InvalidRequest
+from roundhouse.core.files import write_atomically
 
 if TYPE_CHECKING:
     from roundhouse.bench.results import Results
@@ -63,7 +64,7 @@ def gate(
     )
     text = f"{said}\n\n{text}"
     if comment is not None:
-        comment.write_text(text, encoding="utf-8")
+        write_atomically(comment, text.encode())
     print(text, end="")
     if failed:
         raise typer.Exit(1)
@@ -133,7 +134,8 @@ def write_report(path: Path, results: list[Results], ratings: Path | None = None
     from roundhouse.bench.report import page
 
     rated = "" if ratings is None else _rated(ratings, results)
-    path.write_text(page(results, rated), encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page(results, rated).encode())
 
 
 def _rated(ratings: Path, results: list[Results]) -> str:

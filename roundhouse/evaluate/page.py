@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from roundhouse.bench.document import document, table
-from roundhouse.bench.plot import ticks
+from roundhouse.bench.scale import ticks
 from roundhouse.evaluate.evaluation import Evaluation, Metric
 from roundhouse.evaluate.table import SHARES, change_said, p_said, result_said, shown, sided, value_said
 from roundhouse.rating.answers import Rated

@@ -38,6 +38,7 @@ from roundhouse.providers.base import CountsTokens, LLMProvider, Pulls
 from roundhouse.routing.manager import Manager, Reply
 from roundhouse.routing.route import Route
 from roundhouse.routing.turntable import Order, Switch
+from roundhouse.telemetry.events import Tell
 from roundhouse.telemetry.log import Log
 from roundhouse.telemetry.prometheus import Meter
 
@@ -152,6 +153,10 @@ class Gateway:
     def state(self) -> Mapping[str, Any]:
         """Every replica as it stands, and how many requests run and wait."""
         return self._open_manager.state()
+
+    def listen(self, listener: Tell) -> None:
+        """Have `listener` told of every event from now on. It must not block or raise."""
+        self._open_house.listen(listener)
 
     def metrics(self) -> bytes:
         """Everything counted so far, in Prometheus' text format."""

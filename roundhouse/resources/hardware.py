@@ -30,6 +30,7 @@ __all__ = [
     "resident_bytes",
     "taken_by",
     "usable_cores",
+    "usable_threads",
 ]
 
 
@@ -67,6 +68,15 @@ def usable_cores(roots: Roots = _HERE, ours: AbstractSet[int] | None = None) -> 
         if quota > 0 and period > 0:
             cores = min(cores, quota // period)
     return max(1, cores)
+
+
+def usable_threads(roots: Roots = _HERE) -> float:
+    """Processor time that may be ours a second, in hardware threads: by affinity and by quota."""
+    threads = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    for quota, period in _group_quotas(roots):
+        if quota > 0 and period > 0:
+            threads = min(threads, quota / period)
+    return threads
 
 
 def cpu_flags(roots: Roots = _HERE) -> frozenset[str]:

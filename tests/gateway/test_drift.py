@@ -18,6 +18,7 @@ from roundhouse.core.errors import ConfigError, Error, InvalidRequest, ModelNotF
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.drift import baselines_path
 from roundhouse.gateway.webhook import Webhook
+from roundhouse.telemetry.events import RequestEnded
 from tests.fakes.http import Exchange, FakeServer, fake_server
 from tests.fakes.openai import answering
 
@@ -104,6 +105,29 @@ async def test_a_backend_that_becomes_slower_is_said_in_the_log_the_metrics_and_
     assert 'roundhouse_drifted{metric="first_token_s",target="one"} 1.0' in metrics
     assert "one has become slower" in caplog.text
     assert "canary" not in caplog.text
+
+
+async def test_prompts_that_become_longer_are_no_slower_target_and_a_cached_prompt_is_a_short_one() -> None:
+    """By the tokens that were read, as the backend counted them: a request of 4,000, of which all but 100 were cached,
+    is like one of 100.
+    """
+
+    def ended(first_token_s: float, tokens: int, cached: int = 0) -> RequestEnded:
+        return RequestEnded("r", "answers", "one", "ok", 2.0, first_token_s=first_token_s, decoding_s=0.2,
+                            input_tokens=tokens, output_tokens=21, cached_tokens=cached)  # fmt: skip
+
+    async with _house({"slower": 1.25}) as (gateway, _):
+        assert gateway.drifts is not None
+        for number in range(LEARN + 500):
+            gateway.drifts.record(ended(0.05 + 1e-6 * number, 100 + number % 20))
+        for number in range(1000):
+            gateway.drifts.record(ended(1.9 + 1e-6 * number, 4000 + number % 20))
+        assert _states(gateway)["one", "first_token_s"] == "steady"
+        for _ in range(60):
+            gateway.drifts.record(ended(0.2, 4000, cached=3900))
+        assert _states(gateway)["one", "first_token_s"] == "drifted"
+        (told,) = [one for one in gateway.drifts.standing() if one["state"] == "drifted"]
+        assert (told["usual"], told["now"]) == (pytest.approx(0.05, rel=0.1), pytest.approx(0.2))
 
 
 async def test_failures_and_scores_are_watched_too() -> None:
