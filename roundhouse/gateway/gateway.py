@@ -206,13 +206,12 @@ class Gateway:
             raise ConfigError("the configuration has no targets any more", source=new.source)
         catalog = catalog_of(new)
         designs = designs_of(new, catalog)
-        prepared = [prepare(new) for prepare in self._prepare]
+        prepared = [self._observers.prepare(new), *(prepare(new) for prepare in self._prepare)]
         done = self._open_house.reload(new)
         for apply in prepared:
             apply()
         self._cards = Cards(new)
         self._settings, self._catalog, self._designs = new, catalog, designs
-        self._observers.adopt(new)
         if self._trials is None:
             self._open_trials()
         else:
@@ -318,11 +317,16 @@ class Gateway:
 
         return list(await asyncio.gather(*(one(request) for request in requests)))
 
-    async def embed(self, texts: Sequence[str], model: str = "") -> Vectors:
-        """One vector for each text; calls that come at the same time reach the backend as one."""
+    async def embed(
+        self, texts: Sequence[str], model: str = "", headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> Vectors:
+        """One vector for each text; calls that come at the same time reach the backend as one.
+
+        `headers`: of the caller, as ASGI has them, for the trace it may belong to.
+        """
         if not texts:
             raise InvalidRequest("there are no texts; send at least one", param="input")
-        return await self._open_house.embeddings.embed(self._route(model), texts)
+        return await self._open_house.embeddings.embed(self._route(model), texts, self._observers.begin(headers))
 
     def model_of(self, target: str) -> str:
         """The model of a target, as its backend calls it."""

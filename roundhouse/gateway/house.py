@@ -51,7 +51,7 @@ class House:
         )
         self.meter.watch(self.manager.state)
         self.meter.expect(self._entries)
-        self.embeddings = Embeddings(self.manager)
+        self.embeddings = Embeddings(self.manager, self.tell)
         self.manager.start(entry.name for entry in settings.targets if entry.preload)
 
     async def aclose(self) -> None:

@@ -71,16 +71,16 @@ class _Vectors:
             model, texts, asked = self.parse(body, self._context.gateway.names())
             caller = self._context.user_of(scope, model)
             with contextlib.suppress(ClientGone):  # whoever hangs up has had them computed all the same
-                await until_client_leaves(scope, receive, self._answer(model, texts, asked, send))
+                await until_client_leaves(scope, receive, self._answer(model, texts, asked, scope, send))
             caller.spend(sum(map(len, texts)) // CHARACTERS_A_TOKEN, time.monotonic())
         except ClientGone:
             return
         except Error as error:
             await send_error(send, error, self.form)
 
-    async def _answer(self, model: str, texts: Sequence[str], asked: Any, send: Send) -> None:
+    async def _answer(self, model: str, texts: Sequence[str], asked: Any, scope: Scope, send: Send) -> None:
         began = time.monotonic()
-        embedded = await self._context.gateway.embed(texts, model)
+        embedded = await self._context.gateway.embed(texts, model, scope["headers"])
         await send_json(send, self.tell(asked, embedded, time.monotonic() - began))
 
     def parse(self, body: bytes, known: Collection[str]) -> tuple[str, Sequence[str], Any]:
