@@ -112,7 +112,7 @@ def _grid(place: _Place) -> list[str]:
     for value, said in written(place.xs.ticks):
         x = place.x(value)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
-        parts.append(f'<text class="tick middle" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 17}">{said}</text>')
+        parts.append(f'<text class="tick middle" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 20}">{said}</text>')
     for value, said in written(place.ys.ticks):
         y = place.y(value)
         parts.append(f'<line class="grid" x1="{place.left:.1f}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import os
 import signal
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -250,9 +250,13 @@ def _until_interrupted() -> Iterator[asyncio.Event]:
 
 def _check_place(path: Path) -> None:
     """Refused before anything is started: an hour later it is too late."""
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        raise typer.BadParameter(f"{path} cannot be written: it, or what it lies in, is no place for a file")
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} cannot be written: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be written: {error}") from error
 
 
 def _written(results: list[Results], outs: tuple[Path | None, Path | None], html: Path | None) -> bool:
