@@ -170,8 +170,8 @@ def _distribution(point: Point) -> str:
         for name, values in found
     ]
     # Where the slowest are far beyond the rest, everything else would be one line at the left.
-    middle, most = ([values[at] for _, values in found if values] for at in (0, -1))
-    log = bool(middle) and min(middle) > 0 and max(most) > _FAR * min(middle)
+    least, most = ([values[at] for _, values in found if values] for at in (0, -1))
+    log = bool(least) and min(least) > 0 and max(most) > _FAR * min(least)
     title = "Distribution of latency" + (" (logarithmic)" if log else "")
     return plot(title, f"latency, {unit}", "share at most so slow, %", lines, Frame(log_x=log))
 
@@ -256,4 +256,5 @@ def _definitions(definitions: Mapping[str, str], percentiles: str) -> str:
     rows = "".join(
         f'<tr><td>{escape(name)}</td><td class="words">{escape(text)}</td></tr>' for name, text in definitions.items()
     )
-    return f"<h2>Definitions</h2><table>{rows}</table><p><small>Percentiles: {escape(percentiles)}.</small></p>"
+    said = f"Percentiles: {escape(percentiles)}. Bars are 95 % intervals. What is shaded was driven and not measured."
+    return f"<h2>Definitions</h2><table>{rows}</table><p><small>{said}</small></p>"

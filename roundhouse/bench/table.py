@@ -42,7 +42,12 @@ def quantile_said(told: Mapping[str, Any]) -> str:
     """Milliseconds with the interval, or how many values it would have needed."""
     if told["value"] is None:
         return f"too few: {told['n']} of {told['needed']}"
-    return f"{told['value'] * 1000:,.1f} [{told['low'] * 1000:,.1f}, {told['high'] * 1000:,.1f}]"
+    value, low, high = (_milliseconds(told[name]) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:,.1f}" if seconds < 1 else f"{seconds * 1000:,.0f}"
 
 
 def _point(point: Point) -> Iterator[str]:
