@@ -105,8 +105,13 @@ class Wording(Protocol):
         """Equal for requests that begin with the same words."""
         ...
 
-    def word(self, request: ChatRequest, family: str, models: Sequence[str]) -> Worded:
-        """`request` with the words for a model of `family`, called one of `models`, before its own messages."""
+    def word(
+        self, request: ChatRequest, family: str, models: Sequence[str], own: frozenset[str] = frozenset()
+    ) -> Worded:
+        """`request` with the words for a model of `family`, called one of `models`, before its own messages.
+
+        `own`: special tokens of that very model, besides its family's.
+        """
         ...
 
 
