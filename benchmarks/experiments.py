@@ -14,7 +14,7 @@ from benchmarks.wordings import compare
 from roundhouse.core.chat import ChatRequest
 from roundhouse.experiments.design import Arm, Experiment, assign, unit_id
 from roundhouse.experiments.sequential import units_per_arm
-from roundhouse.experiments.simulate import interval_of_share, simulate
+from roundhouse.experiments.simulate import interval_of_share, simulate, simulate_alike
 from roundhouse.experiments.store import Exposure, Outcome, Store
 from roundhouse.gateway.trials import Caller, Trials
 from roundhouse.gateway.wordings import with_prompt
@@ -53,9 +53,17 @@ def _truth() -> list[Row]:
     same = simulate(Random(1), rates=(0.5, 0.5), experiments=2000, most_units=5000)
     _, each = units_per_arm(0.5, 0.6, 0.05, 0.8)
     other = simulate(Random(2), rates=(0.5, 0.6), experiments=2000, most_units=each + 50, planned=2 * each)
-    false, found = same.decided / 2000, other.higher / 2000
+    rng = Random(4)
+    skewed = simulate_alike(rng, lambda: rng.lognormvariate(0, 1.5), share=0.1, experiments=2000, most_units=2000)
+    false, found, uneven = same.decided / 2000, other.higher / 2000, skewed.decided / 2000
     return [
         Row("A/A, 2,000 experiments, looks every 50: false winners", _share(same.decided), "<= 5 %", false <= 0.05),
+        Row(
+            "A/A, 2,000 of log-normal seconds at 90 to 10, looks every 50: false winners",
+            _share(skewed.decided),
+            "<= 5 %",
+            uneven <= 0.05,
+        ),
         Row(f"A/B, 10 points, {each} units an arm: found", _share(other.higher), ">= 80 %", found >= 0.8),
     ]
 

@@ -4,9 +4,9 @@ A tokenizer looks for its special tokens in the whole text before it reads anyth
 ordinary text; unlike an invisible character, no normaliser drops it. Only what touches a value is broken up: the
 template's own words are its author's.
 
-What counts as one: tokens of the form that most fine-tunes add, whatever model they began from (ChatML on Mistral); those
-of the family; and those in the model's own chat template, where its backend tells it. A look-alike counts as what a
-normaliser (NFKC, or one that drops invisible characters) would make of it.
+What counts as one: tokens of the form that most fine-tunes add, whatever model they began from (ChatML on Mistral);
+those of the family; and those in the model's own chat template, where its backend tells it. A look-alike counts as
+what a normaliser (NFKC, or one that drops invisible characters) would make of it.
 
 Sources: `added_tokens` in tokenizer.json of mistralai/Mistral-7B-Instruct-v0.3, meta-llama/Llama-3.1-8B-Instruct,
 microsoft/Phi-3-mini-4k-instruct, google/gemma-2-9b-it and Qwen/Qwen2.5-7B-Instruct; `SpecialTokens` in mistral_common;
@@ -27,7 +27,7 @@ from roundhouse.prompts.template import Span
 
 __all__ = ["Plain", "neutralised", "pattern_of", "tokens_in"]
 
-# What follows the bracket that every special token begins with, "<" and "[": a regular expression is then tried only there.
+# What follows the bracket that every special token begins with, "<" or "[", so that nothing is tried elsewhere.
 # <|name|> (ChatML, Llama 3, Phi, Qwen), <|name> and <name|> (Gemma 4), and with full-width bars (DeepSeek).
 _COMMON = r"\|[^<>|\s]{1,64}\|?>|[A-Za-z_]{1,64}\|>|｜[^<>｜\s]{1,64}｜>"
 _SENTENCEPIECE = r"/?s>|unk>|pad>"

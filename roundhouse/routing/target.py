@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from roundhouse.core.chat import ChatRequest, Sampling, Worded
 from roundhouse.core.errors import Error
-from roundhouse.core.model import Capabilities
+from roundhouse.core.model import Capabilities, ModelDescription
 from roundhouse.prompts.families import DEFAULT, FAMILIES, Family, fit_roles, recognise
 from roundhouse.prompts.markers import tokens_in
-from roundhouse.providers.base import DescribesModel, LLMProvider, ModelDescription
+from roundhouse.providers.base import DescribesModel, LLMProvider
 from roundhouse.routing.replica import Replica
 
 __all__ = ["Check", "Target", "TokenLimits"]
@@ -45,8 +45,8 @@ class Check:
 class Target:
     """`window_tokens`: its declared window, 0 = not declared. `family`: whose habits its model has, None = ask it.
 
-    `tokens`: special tokens that its own chat template writes. `wanted`: how many of its replicas take requests, the first of them; 0 = all.
-    `first_tokens_s`: what its last answers took to begin, from the granting of the slot.
+    `tokens`: special tokens that its own chat template writes. `wanted`: how many of its replicas take requests, the
+    first of them; 0 = all. `first_tokens_s`: what its last answers took to begin, from the granting of the slot.
     """
 
     name: str

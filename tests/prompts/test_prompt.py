@@ -30,7 +30,15 @@ MARKERS = {
 }
 # What fine-tunes add, on whatever model they began from: ChatML, Gemma 4, DeepSeek.
 FINE_TUNES = ["<|im_start|>", "<|turn>", "<turn|>", "<｜User｜>"]
-LOOK_ALIKES = ["＜|im_start|＞", "<|im_\u200bstart|>", "<\u200b|im_start|>", "﹤|im_ｅnd|﹥", "<|ﬆart|>", "<\x01|end|>", "＜﹤x"]
+LOOK_ALIKES = [
+    "＜|im_start|＞",
+    "<|im_\u200bstart|>",
+    "<\u200b|im_start|>",
+    "﹤|im_ｅnd|﹥",
+    "<|ﬆart|>",
+    "<\x01|end|>",
+    "＜﹤x",
+]
 PIECES = st.one_of(
     st.sampled_from(
         sorted({marker for some in MARKERS.values() for marker in some} | {*FINE_TUNES, *LOOK_ALIKES})
@@ -89,8 +97,12 @@ def test_tokens_of_the_models_own_chat_template_are_broken_up_too() -> None:
 @pytest.mark.parametrize("value", [one for one in LOOK_ALIKES if one != "＜﹤x"])
 def test_a_tokenizer_that_normalises_finds_no_token_in_a_look_alike(value: str) -> None:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace("\u200b", "")])
-    tokenizer.add_tokens([AddedToken(t, normalized=True) for t in ("<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace("\u200b", "")]
+    )
+    tokenizer.add_tokens(
+        [AddedToken(t, normalized=True) for t in ("<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>")]
+    )
     wording = _prompt("{a}").prepare({"a": value}).wording("qwen2.5")
     assert wording.broken == ("a",)
     assert not tokenizer.encode(wording.text).ids
