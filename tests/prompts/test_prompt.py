@@ -39,11 +39,9 @@ LOOK_ALIKES = [
     "<\x01|end|>",
     "＜﹤x",
 ]
+BITS = ["<|", "|>", "im_start", "[", "{a}", "＜", "｜", "］"]
 PIECES = st.one_of(
-    st.sampled_from(
-        sorted({marker for some in MARKERS.values() for marker in some} | {*FINE_TUNES, *LOOK_ALIKES})
-        + ["<|", "|>", "im_start", "[", "{a}", "＜", "｜", "］"]
-    ),
+    st.sampled_from(sorted({*(one for some in MARKERS.values() for one in some), *FINE_TUNES, *LOOK_ALIKES, *BITS})),
     st.text(max_size=6),
 )
 VALUES = st.lists(PIECES, max_size=6).map("".join)
