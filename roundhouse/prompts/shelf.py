@@ -79,7 +79,10 @@ def move_label(folder: Path, name: str, label: str, version: str = "") -> tuple[
 def _read_labels(path: Path) -> Mapping[str, Mapping[str, str]]:
     try:
         with path.open(encoding="utf-8") as file:
-            labels = yaml.safe_load(file.read(_LABELS_LIMIT_BYTES)) or {}
+            text = file.read(_LABELS_LIMIT_BYTES + 1)
+        if len(text) > _LABELS_LIMIT_BYTES:
+            raise TemplateError(f"{path} is larger than {_LABELS_LIMIT_BYTES >> 10} KiB; those are no labels")
+        labels = yaml.safe_load(text) or {}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, yaml.YAMLError) as error:
