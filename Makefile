@@ -1,5 +1,5 @@
 # Two commands for users:      make demo   make test
-# For developers besides:      make check  make bench  make faults  make docs  make test-browser  make test-clients  make test-live-vllm  make lock  make clean
+# For developers besides:      make check  make bench  make faults  make docs  make wordings  make test-browser  make test-clients  make test-live-vllm  make lock  make clean
 PYTHON ?= python3
 VENV   := .venv
 VLLM   := .venv-vllm
@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser test-browser pictures test-clients test-live-vllm check faults docs bench lock clean
+.PHONY: help demo test browser test-browser pictures test-clients test-live-vllm check faults docs wordings bench lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -81,6 +81,9 @@ faults: $(VENV)/.dev ## every way a backend fails, against our own server; renew
 
 docs: $(VENV)/.dev ## renew the tables that come from the code
 	$(BIN)/python -m roundhouse.testing.capabilities README.md
+
+wordings: $(VENV)/.dev ## an experiment from start to winner: two wordings, a running server, 400 questions with feedback
+	$(BIN)/python -m benchmarks.wordings
 
 bench: $(VENV)/.dev ## the budgets, printed
 	$(BIN)/python -m benchmarks
