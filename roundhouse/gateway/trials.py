@@ -36,10 +36,10 @@ from roundhouse.experiments.store import Exposure, Outcome, Run, State, Store
 from roundhouse.experiments.thompson import shares
 from roundhouse.experiments.verdict import Data, Decision, Report, judge
 from roundhouse.gateway.marking import Marking
-from roundhouse.prompts.builtin import REFUSAL
 from roundhouse.prompts.catalog import Catalog
 from roundhouse.routing.manager import Reply
 from roundhouse.scoring.scorers import NEED_RIGHT, Scored, find
+from roundhouse.scoring.text import is_refusal
 
 __all__ = ["CALLERS_OWN", "Caller", "Enrolled", "Trials", "data_of", "designs_of", "state_path"]
 
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 CALLERS_OWN = (InvalidRequest, TemplateError)
 _REREAD_S = 0.5
 _JUDGE_EVERY_S = 30.0
+_LARGEST_OUTCOME = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +185,11 @@ class Trials:
     def feedback(self, request_id: str, metric: str, value: float) -> list[str]:
         """Store an outcome for every experiment that the request was in; gives their names.
 
-        Raises `InvalidRequest` if it was in none.
+        Raises `InvalidRequest` if it was in none, for a metric that the house measures itself, and for a value that no
+        sum of squares holds.
         """
+        if not abs(value) <= _LARGEST_OUTCOME:
+            raise InvalidRequest(f"a value is a number of at most {_LARGEST_OUTCOME:g} either way", param="value")
         self._recorder.flush()
         ids = {name: exposure_id(name, request_id) for name in self._runs}
         units = {name: self._reader.unit_of(number) for name, number in ids.items()}
@@ -193,6 +197,10 @@ class Trials:
         if not found:
             said = f'no experiment saw the request "{request_id}"; it has an experiment in its answer if one did'
             raise InvalidRequest(said, param="id")
+        own = {*AUTOMATIC, *(scorer for name in found if name in self.designs for scorer in self.designs[name].scorers)}
+        if metric in own:
+            said = f'"{metric}" is measured here and is not for a caller to tell; use another name'
+            raise InvalidRequest(said, param="metric")
         now = time.time()
         self._recorder.record(*(Outcome(unit, ids[name], metric, value, now) for name, unit in found.items()))
         return list(found)
@@ -373,7 +381,7 @@ def _outcomes(last: Chunk, text: str) -> dict[str, float]:
     told: dict[str, float] = {
         "error": 0.0,
         "cut_off": float(last.finish_reason == "length"),
-        "refusal": float(REFUSAL in text or last.finish_reason == "content_filter"),
+        "refusal": float(is_refusal(text) or last.finish_reason == "content_filter"),
     }
     if last.timings:
         told |= {"first_token_s": last.timings.first_token_s, "total_s": last.timings.total_s}

@@ -1,8 +1,10 @@
 """Who is in which arm, what is recorded of an answer, and what a rule does: through the parts that a server uses."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,14 @@ import pytest
 
 from roundhouse.config import load_text
 from roundhouse.core import errors
-from roundhouse.core.chat import ChatRequest, Chunk, Timings, Usage
+from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Timings, Usage
 from roundhouse.core.report import Report
 from roundhouse.experiments.design import Allocation, Arm, Experiment
 from roundhouse.experiments.store import Exposure, Outcome, State, Store
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.trials import Caller, Trials, designs_of, state_path
 from roundhouse.gateway.wordings import catalog_of
+from roundhouse.prompts.builtin import REFUSAL
 from roundhouse.routing.manager import Reply
 from tests.conftest import VARO, WHO
 
@@ -84,6 +87,37 @@ async def test_an_answer_leaves_its_exposure_and_what_was_measured(path: Path) -
     for metric, value in measured.items():
         assert store.sums("e", metric)[report.arm]["1:m1"].y == value
     assert store.counts("e", served=True) == {("1", report.arm): 1}
+
+
+@pytest.mark.parametrize("metric", ["error", "total_s", "format"])
+async def test_what_the_house_measures_no_caller_tells_and_no_value_breaks_the_sums(path: Path, metric: str) -> None:
+    trials = _trials(path, replace(_design(), scorers=("format",)))
+    await _answer(trials)
+    with pytest.raises(errors.InvalidRequest, match="is not for a caller to tell"):
+        trials.feedback("r", metric, 0.0)
+    for value in (math.nan, math.inf, -1e300):
+        with pytest.raises(errors.InvalidRequest, match="at most 1e"):
+            trials.feedback("r", "ok", value)
+    await trials.aclose()
+    assert all(arm["1:m1"].y == 0 for arm in Store(path).sums("e", "error").values())
+
+
+async def test_live_refusals_are_those_that_evaluation_counts(path: Path) -> None:
+    trials = _trials(path, _design())
+    for number, text in enumerate(["I'm sorry, but I can't help with that.", REFUSAL, "It was built in 1871."]):
+        enrolled = trials.enrol(ChatRequest.of("q"), "p", Caller("ann"), 1, str(number))
+        assert enrolled is not None
+
+        async def said(text: str = text) -> Chunks:
+            yield Chunk(text)
+            yield Chunk(finish_reason="stop")
+
+        reply = trials.watch(Reply(said(), Report(str(number), "default", "one")), enrolled)
+        async with aclosing(reply.chunks) as chunks:
+            _ = [chunk async for chunk in chunks]
+    await trials.aclose()
+    (told,) = Store(path).sums("e", "refusal").values()
+    assert (told["1:m1"].y, told["1:m1"].m) == (2, 3)
 
 
 async def test_a_failure_is_an_outcome_and_a_caller_who_left_is_not(path: Path) -> None:
