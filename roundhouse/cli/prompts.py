@@ -14,7 +14,7 @@ from msgspec import structs
 
 from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings_of, tell
 from roundhouse.core.chat import ChatRequest
-from roundhouse.core.errors import ConfigError, Error, InvalidRequest
+from roundhouse.core.errors import ConfigError, Error, InvalidRequest, TemplateError
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.parity import FIXTURE, Parity, compared
 from roundhouse.gateway.plain import labels_told, prompt_told, read_told
@@ -101,9 +101,13 @@ def render(
 
 @app.command()
 def diff(old: NameArgument, new: NameArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
-    """Print what differs between two prompts or versions; exit code 1 if anything does."""
+    """Print what differs between two prompts or versions; exit code 1 if anything does, 2 for a prompt there is not."""
     catalog = catalog_of(settings_of(config))
-    one, other = catalog.find(old), catalog.find(new)
+    try:
+        one, other = catalog.find(old), catalog.find(new)
+    except TemplateError as error:
+        tell(f"roundhouse: {error}")
+        sys.exit(2)
     lines = list(
         difflib.unified_diff(
             _text_of(one).splitlines(),

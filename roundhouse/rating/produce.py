@@ -175,11 +175,20 @@ def _kept(out: Path, arms: Mapping[str, Mapping[str, Any]]) -> set[tuple[str, st
         except (ValueError, KeyError, TypeError):
             raise _refused(out, number, "no line of `roundhouse rate answer`") from None
         if name in arms and made_by != arms[name]:
-            raise _refused(out, number, f'"{name}" was made otherwise ({json.dumps(made_by)})')
+            raise _refused(out, number, f'"{name}" was made otherwise: {_changes(made_by, arms[name])}')
         if name in arms:
             kept.add(key)
     return kept
 
 
+def _changes(made_by: Any, now: Mapping[str, Any]) -> str:
+    before = made_by if isinstance(made_by, dict) else {}
+    return ", ".join(
+        f"{key} {json.dumps(before.get(key))}, now {json.dumps(value)}"
+        for key, value in now.items()
+        if before.get(key) != value
+    )
+
+
 def _refused(out: Path, number: int, why: str) -> InvalidRequest:
-    return InvalidRequest(f"{out}:{number}: {why}; name another file by --out", param="out")
+    return InvalidRequest(f"{out}:{number}: {why}; name another file", param="out")
