@@ -38,15 +38,15 @@ web.run_app(app, host="127.0.0.1", port=int(sys.argv[2]), print=None, access_log
 _PULL = """
 import asyncio, json, sys, time
 from pathlib import Path
-from roundhouse.store.download import Pace, Remote, fetch, session_for
+from roundhouse.store.download import Pace, Remote, client_for, fetch
 from roundhouse.store.repository import Store
 
 async def main():
     store = Store(Path(sys.argv[2]))
     store.prepare()
     began = time.perf_counter()
-    async with session_for(Pace()) as session:
-        await fetch(store, session, Remote("file.gguf", sys.argv[1]), Pace(), lambda event: None)
+    with client_for(Pace()) as client:
+        await fetch(store, client, Remote("file.gguf", sys.argv[1]), Pace(), lambda event: None)
     lines = Path("/proc/self/status").read_text().splitlines()  # not getrusage: that has the parent's peak in it
     most = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
     print(json.dumps({"seconds": time.perf_counter() - began, "bytes": most}))

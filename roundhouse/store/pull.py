@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from roundhouse.core.model import ModelFacts
 from roundhouse.store.blobs import require_space
-from roundhouse.store.download import Fetched, Pace, Remote, fetch, session_for, waited
+from roundhouse.store.download import Fetched, Pace, Remote, client_for, fetch, waited
 from roundhouse.store.headers import read_model
 from roundhouse.store.hub import list_repository
 from roundhouse.store.locks import Lease
@@ -138,9 +138,9 @@ async def _fetched(
     _room(store, missing)
     files: list[File] = []
     etag = ""
-    async with session_for(pace) as session:
+    with client_for(pace) as client:
         for remote in source.files:
-            file, etag = await fetch(store, session, remote, pace, listen, source.headers)
+            file, etag = await fetch(store, client, remote, pace, listen, source.headers)
             files.append(file)
     return Manifest(
         name=order.name,
