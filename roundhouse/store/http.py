@@ -82,6 +82,7 @@ class Client:
     def get(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
         """The answer, its body unread: below 400, or 416. Raises `Failure`, also for what goes wrong in the block."""
         with self._failing():
+            self._require_open()
             answer = self._followed(url, {**_stored_login(url, headers), **headers})
             try:
                 self._note(answer)
@@ -95,10 +96,13 @@ class Client:
                     self._open.discard(answer)
                 _leave(answer)
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Failure("the download was ended", passing=False)
+
     def _note(self, answer: Answer) -> None:
         with self._lock:
-            if self._closed:
-                raise Failure("the download was ended", passing=False)
+            self._require_open()
             self._open.add(answer)
 
     def _followed(self, url: str, headers: Mapping[str, str]) -> Answer:
@@ -149,12 +153,19 @@ class Client:
         except (LocationValueError, ProxySchemeUnknown) as error:
             raise Failure(f"the address, or that of the proxy, cannot be used: {error}", passing=False) from error
         except HTTPError as error:
-            if isinstance(error, (ReadTimeoutError, ConnectTimeoutError)):
-                raise Failure(f"nothing came for {self._stall_s:g} s", passing=True) from error
             reason = _cause(error)
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise Failure(f"its certificate is not trusted: {reason.verify_message}", passing=False) from error
-            raise Failure(_told(error, reason), passing=True) from error
+            raise Failure(self._told(error, reason), passing=True) from error
+
+    def _told(self, error: HTTPError, reason: BaseException) -> str:
+        if isinstance(error, NewConnectionError):  # also a kind of the next
+            return f"it cannot be reached: {reason}"
+        if isinstance(error, (ReadTimeoutError, ConnectTimeoutError)):
+            return f"nothing came for {self._stall_s:g} s"
+        if isinstance(error, ProtocolError):
+            return f"the connection ended early ({reason})"
+        return str(reason) or type(reason).__name__
 
 
 def _leave(answer: Answer) -> None:
@@ -192,14 +203,6 @@ def _cause(error: BaseException) -> BaseException:
     while inner := error.__cause__ or next((one for one in error.args if isinstance(one, BaseException)), None):
         error = inner
     return error
-
-
-def _told(error: HTTPError, reason: BaseException) -> str:
-    if isinstance(error, NewConnectionError):
-        return f"it cannot be reached: {reason}"
-    if isinstance(error, ProtocolError):
-        return f"the connection ended early ({reason})"
-    return str(reason) or type(reason).__name__
 
 
 def _said(answer: Answer) -> str:

@@ -340,6 +340,36 @@ def test_a_licence_is_looked_at_before_a_byte_is_fetched(hub: Hub, store: Store,
     assert hub.served == {}
 
 
+async def test_a_cancelled_pull_ends_at_once_writes_nothing_more_and_goes_on_later(
+    hub: Hub, store: Store, content: bytes
+) -> None:
+    """Every connection is silent, as a hub is that hangs: nobody waits for it."""
+    hub.push(REPO, {"demo-q4_k_m.gguf": content})
+    hub.faults.stall = 4
+    notes: list[Fetched] = []
+    pace = Pace(part_bytes=PART, stall_s=60.0)
+    halves = asyncio.Event()
+
+    def listen(event: Fetched) -> None:
+        notes.append(event)
+        if event.done >= 2 * PART:  # of each of four parts, half
+            halves.set()
+
+    pulling = asyncio.create_task(pull(store, Order("demo-x", REPO), pace=pace, permit=permit, listen=listen))
+    await asyncio.wait_for(halves.wait(), 30)
+    pulling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(pulling, 10)
+    (begun,) = store.layout.partial.iterdir()
+    left = (begun / "progress").read_bytes()
+    hub.served.clear()
+    hub.faults.stall = 0
+    assert (begun / "progress").read_bytes() == left
+    done = await pull(store, Order("demo-x", REPO), pace=pace, permit=permit, listen=listen)
+    assert done.revision.path.read_bytes() == content
+    assert hub.served["demo-q4_k_m.gguf"] <= len(content) - 2 * PART + 1
+
+
 def _child(store: Store, hub: Hub, part: int = PART) -> subprocess.Popen[bytes]:
     code = (
         "import asyncio, sys; from pathlib import Path\n"
