@@ -17,7 +17,7 @@ from roundhouse.core.chat import Sampling
 from roundhouse.core.errors import BadResponse
 from roundhouse.gateway import Gateway
 from roundhouse.store.manifest import GGUF
-from roundhouse.store.repository import Revision
+from roundhouse.store.revisions import Revision
 
 __all__ = ["failing", "measured", "target_of"]
 

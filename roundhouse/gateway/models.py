@@ -19,7 +19,8 @@ from roundhouse.store.locks import Lease
 from roundhouse.store.manifest import GGUF, SAFETENSORS
 from roundhouse.store.pull import Order
 from roundhouse.store.references import Reference, named_after
-from roundhouse.store.repository import Revision, Store
+from roundhouse.store.repository import Store
+from roundhouse.store.revisions import Revision
 
 __all__ = ["Models", "mismatch"]
 
@@ -62,7 +63,7 @@ class Models:
         except InvalidRequest:
             return None
         entry = self.catalogue.get(reference.name)
-        if entry is None and not self.store.revisions(reference.name):
+        if entry is None and not self.store.survey(reference.name):
             return None
         try:
             revision = self.store.find(reference, form)
@@ -85,9 +86,9 @@ class Models:
         """Keep it from being removed until this process ends: an engine may be started from it again at any time."""
         key = str(revision.folder)
         if key in _HELD:
-            (revision.folder / "used").touch()
-        else:
-            _HELD[key] = self.store.use(revision)
+            revision.note_use()
+        elif lease := self.store.use(revision):
+            _HELD[key] = lease
 
     def order(
         self,

@@ -11,16 +11,19 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from roundhouse.core.errors import ChecksumMismatch, DownloadFailed, InUse
 from roundhouse.store.blobs import require_space
-from roundhouse.store.http import Answer, Client, Failure
+from roundhouse.store.http import Client, Failure, without_secrets
 from roundhouse.store.locks import Lease
 from roundhouse.store.manifest import File
 from roundhouse.store.parts import Parts
 from roundhouse.store.repository import Store
 from roundhouse.store.threads import in_thread
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse as Answer
 
 __all__ = ["Fetched", "Pace", "Remote", "client_for", "fetch"]
 
@@ -307,15 +310,15 @@ class _Fetch:
             actual = digest.hexdigest()
         if expected and actual != expected:
             raise ChecksumMismatch(
-                f"{self.remote.path} came damaged from {self.remote.url}: its hash is {actual[:12]}… and "
-                f"{expected[:12]}… was promised; it is thrown away, pull again",
+                f"{self.remote.path} came damaged from {without_secrets(self.remote.url)}: its hash is {actual[:12]}… "
+                f"and {expected[:12]}… was promised; it is thrown away, pull again",
                 path=self.remote.path,
                 expected=expected,
                 actual=actual,
             )
 
     def _failed(self, said: str, status: int = 0) -> DownloadFailed:
-        message = f"{self.remote.path} could not be fetched from {self.remote.url}: {said}"
+        message = f"{self.remote.path} could not be fetched from {without_secrets(self.remote.url)}: {said}"
         return DownloadFailed(message, path=self.remote.path, url=self.remote.url, status=status)
 
 

@@ -1,7 +1,8 @@
 """GET over HTTP for threads: proxies and `.netrc` of the environment, redirects, and an end whenever it is wanted.
 
 A thread reads from the socket into memory and from there into the file with no event loop between, which is what a
-download costs least with; urllib3 keeps the connections, speaks to proxies and checks certificates.
+download costs least with; urllib3 keeps the connections, speaks to proxies and checks certificates. It is imported when
+something is fetched: a server at rest has no use for it.
 """
 
 from __future__ import annotations
@@ -15,25 +16,16 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
-from urllib.parse import unquote, urljoin, urlsplit
+from typing import TYPE_CHECKING, Self
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
-import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    InvalidHeader,
-    LocationValueError,
-    NewConnectionError,
-    ProtocolError,
-    ProxySchemeUnknown,
-    ReadTimeoutError,
-)
+if TYPE_CHECKING:
+    import urllib3
+    from urllib3 import BaseHTTPResponse as Answer
+    from urllib3.exceptions import HTTPError
 
-__all__ = ["Answer", "Client", "Failure"]
-
-Answer = urllib3.BaseHTTPResponse
+__all__ = ["Client", "Failure", "basic_login", "without_secrets"]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOPS = 10
@@ -137,17 +129,21 @@ class Client:
             return self._pools[proxy]
 
     def _made(self, proxy: str) -> urllib3.PoolManager:
+        import urllib3
+
         timeout = urllib3.Timeout(connect=self._stall_s, read=self._stall_s)
         if not proxy:
             return urllib3.PoolManager(maxsize=self._connections, timeout=timeout)
         proxy = proxy if "://" in proxy else f"http://{proxy}"
         login = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
-        headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
+        headers = {"Proxy-Authorization": basic_login(login)} if login else None
         return urllib3.ProxyManager(proxy, proxy_headers=headers, maxsize=self._connections, timeout=timeout)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
         """What went wrong below as a `Failure`, in words."""
+        from urllib3.exceptions import HTTPError, LocationValueError, ProxySchemeUnknown
+
         try:
             yield
         except (LocationValueError, ProxySchemeUnknown) as error:
@@ -159,6 +155,8 @@ class Client:
             raise Failure(self._told(error, reason), passing=True) from error
 
     def _told(self, error: HTTPError, reason: BaseException) -> str:
+        from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProtocolError, ReadTimeoutError
+
         if isinstance(error, NewConnectionError):  # also a kind of the next
             return f"it cannot be reached: {reason}"
         if isinstance(error, (ReadTimeoutError, ConnectTimeoutError)):
@@ -166,6 +164,17 @@ class Client:
         if isinstance(error, ProtocolError):
             return f"the connection ended early ({reason})"
         return str(reason) or type(reason).__name__
+
+
+def basic_login(login: str) -> str:
+    """The header's value for `user:password`."""
+    return f"Basic {base64.b64encode(login.encode()).decode()}"
+
+
+def without_secrets(url: str) -> str:
+    """An address to be shown: login and query are left out, which may hold a password or a signature."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
 def _leave(answer: Answer) -> None:
@@ -194,8 +203,7 @@ def _stored_login(url: str, headers: Mapping[str, str]) -> dict[str, str]:
         return {}
     if not found:
         return {}
-    login = base64.b64encode(f"{found[0]}:{found[2] or ''}".encode()).decode()
-    return {"Authorization": f"Basic {login}"}
+    return {"Authorization": basic_login(f"{found[0]}:{found[2] or ''}")}
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -215,7 +223,10 @@ def _said(answer: Answer) -> str:
 
 def _retry_after(answer: Answer) -> float | None:
     """Seconds, or a date as HTTP writes it; what is neither counts as absent."""
+    from urllib3 import Retry
+    from urllib3.exceptions import InvalidHeader
+
     try:
-        return urllib3.Retry().parse_retry_after(answer.headers["Retry-After"])
+        return Retry().parse_retry_after(answer.headers["Retry-After"])
     except (KeyError, InvalidHeader):
         return None
