@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import netrc
 import os
 import ssl
@@ -161,6 +162,8 @@ class Client:
             return f"it cannot be reached: {reason}"
         if isinstance(error, (ReadTimeoutError, ConnectTimeoutError)):
             return f"nothing came for {self._stall_s:g} s"
+        if isinstance(reason, http.client.IncompleteRead) and reason.expected is not None:
+            return f"the connection ended {reason.expected} bytes early"
         if isinstance(error, ProtocolError):
             return f"the connection ended early ({reason})"
         return str(reason) or type(reason).__name__
