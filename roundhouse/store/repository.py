@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +120,7 @@ class Store:
         leases: list[Lease] = []
         try:
             leases.extend(self._lease(one, shared=False) for one in doomed)
+            self._forget_current(doomed)
             for one in doomed:
                 self._drop(one)
         finally:
@@ -234,6 +235,14 @@ class Store:
 
     def _switch(self, home: Path, ledger: Ledger) -> None:
         write_atomically(home / "current.json", msgspec.json.encode(ledger))
+
+    def _forget_current(self, doomed: Sequence[Revision | Damaged]) -> None:
+        """Of variants that go as a whole. Nothing has to be written for them then, so that a full disk can be cleared."""
+        gone = {one.folder for one in doomed}
+        for home in {one.folder.parent for one in doomed if isinstance(one, Revision)}:
+            with locked(self._lock(home)), storing(home):
+                if gone >= {one.folder for one in read_variant(home)}:
+                    (home / "current.json").unlink(missing_ok=True)
 
     def _drop(self, one: Revision | Damaged) -> None:
         identity = one.manifest.id if isinstance(one, Revision) else one.id

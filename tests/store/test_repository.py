@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from roundhouse.core.errors import ChecksumMismatch, InUse, NotInStore, StoreError
+from roundhouse.core.errors import ChecksumMismatch, DiskFull, InUse, NotInStore, StoreError
 from roundhouse.store.headers import read_model
 from roundhouse.store.importing import import_model
 from roundhouse.store.layout import Layout
@@ -81,6 +81,22 @@ def test_removing_the_current_revision_goes_back_to_the_one_before(store: Store,
     second = put(store, tmp_path, b"two")
     store.remove(Reference("m", revision=second.manifest.id))
     assert store.find(Reference("m")).path.read_bytes() == b"one"
+
+
+def test_a_full_disk_can_be_cleared(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What removes a model writes nothing."""
+    put(store, tmp_path, b"one")
+    put(store, tmp_path, b"two")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("roundhouse.store.repository.write_atomically", full)
+    with pytest.raises(DiskFull):
+        store.rollback(Reference("m"))
+    assert len(store.remove(Reference("m"))) == 2
+    assert store.survey() == []
+    assert len(store.collect()) == 2
 
 
 def test_contents_go_only_when_no_revision_names_them(store: Store, tmp_path: Path) -> None:
