@@ -237,7 +237,7 @@ class Store:
         write_atomically(home / "current.json", msgspec.json.encode(ledger))
 
     def _forget_current(self, doomed: Sequence[Revision | Damaged]) -> None:
-        """Of variants that go as a whole. Nothing has to be written for them then, so that a full disk can be cleared."""
+        """Of variants that go as a whole. For them nothing has to be written then: a full disk can be cleared."""
         gone = {one.folder for one in doomed}
         for home in {one.folder.parent for one in doomed if isinstance(one, Revision)}:
             with locked(self._lock(home)), storing(home):
