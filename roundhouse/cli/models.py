@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import sys
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from msgspec import structs
 from roundhouse.cli import bring
 from roundhouse.cli.common import ConfigOption, JSONOption, ModelArgument, print_json, settings_of, tell
 from roundhouse.cli.tables import ago, megabytes, print_csv, print_table
-from roundhouse.core.errors import ChecksumMismatch
+from roundhouse.core.errors import ChecksumMismatch, InUse, NotInStore
 from roundhouse.gateway.models import Models
 from roundhouse.gateway.prospect import would_fit
 from roundhouse.store.http import without_secrets
@@ -205,9 +206,12 @@ def verify(
     lost = store.damaged(reference.name, reference.variant)
     if reference.revision or (model and not chosen):
         chosen, lost = [store.find(reference)], []
-    found = {one.reference: _fault(store.verify, one) for one in chosen}
+    found = {}
+    for one in chosen:
+        with contextlib.suppress(NotInStore, InUse):  # somebody removes it meanwhile
+            found[one.reference] = _fault(store.verify, one)
     if repair:
-        for one in (one for one in chosen if found[one.reference]):
+        for one in (one for one in chosen if found.get(one.reference)):
             bring.renew(models, one)
             found[one.reference] = _fault(store.verify, one)
     found |= {one.reference: one.said for one in lost}

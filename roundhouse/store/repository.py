@@ -21,7 +21,7 @@ from roundhouse.store.layout import Layout
 from roundhouse.store.locks import Lease, locked
 from roundhouse.store.manifest import File, Manifest
 from roundhouse.store.references import Reference
-from roundhouse.store.revisions import Damaged, Ledger, Revision, read_ledger, read_revision, read_variant
+from roundhouse.store.revisions import Damaged, Ledger, Revision, entries, read_ledger, read_revision, read_variant
 
 __all__ = ["Store"]
 
@@ -61,13 +61,14 @@ class Store:
             elif current:
                 ledger = ledger.to(manifest.id)
                 self._switch(home, ledger)
-        return read_revision(home / manifest.id, current=ledger.current == manifest.id)
+            return read_revision(home / manifest.id, current=ledger.current == manifest.id)
 
     def survey(self, name: str = "", variant: str = "") -> list[Revision | Damaged]:
         """All of a store, a model or a variant, the current revision of each variant first; what is damaged too."""
         if not self.layout.check():
             return []
-        homes = sorted(path for path in self.layout.models.glob(f"{name or '*'}/{variant or '*'}") if path.is_dir())
+        models = [self.layout.models / name] if name else entries(self.layout.models)
+        homes = [home for model in models for home in ([model / variant] if variant else entries(model))]
         return [one for home in homes for one in read_variant(home)]
 
     def revisions(self, name: str = "", variant: str = "") -> list[Revision]:
@@ -117,7 +118,7 @@ class Store:
             doomed = [one for one in doomed if _is_revision(one, wanted)]
         if not doomed:
             raise self._absent(reference, "")
-        leases: list[Lease] = []
+        leases = [self.writing()]  # nothing is collected meanwhile
         try:
             leases.extend(self._lease(one, shared=False) for one in doomed)
             self._forget_current(doomed)
@@ -133,22 +134,22 @@ class Store:
 
         None where nothing can be written: there nobody removes anything.
         """
-        try:
-            lease = self._lease(revision, shared=True)
-        except StoreError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FORBIDDEN:
-                return None
-            raise
-        if not revision.folder.exists():
-            lease.release()
-            raise NotInStore(f"{revision.reference} has just been removed", model=revision.manifest.name)
+        lease = self._held(revision)
         revision.note_use()
         return lease
 
     def verify(self, revision: Revision) -> None:
-        """Read every byte; raises `ChecksumMismatch` for the first file that is not what it was."""
-        for file in revision.manifest.files:
-            self._verify(revision, file)
+        """Read every byte; raises `ChecksumMismatch` for the first file that is not what it was.
+
+        It is not removed meanwhile; raises as `use` if it is or was.
+        """
+        lease = self._held(revision)
+        try:
+            for file in revision.manifest.files:
+                self._verify(revision, file)
+        finally:
+            if lease is not None:
+                lease.release()
 
     def set_damage_aside(self, revision: Revision) -> list[str]:
         """Take contents that are damaged out of its way, for `collect`: the files that are missing then.
@@ -223,7 +224,8 @@ class Store:
 
     def _half_made(self) -> Iterator[Path]:
         """Folders of revisions whose making or removal was killed: they have no manifest in their place."""
-        for path in self.layout.models.glob("*/*/*"):
+        homes = (home for model in entries(self.layout.models) for home in entries(model))
+        for path in (path for home in homes for path in entries(home)):
             if path.is_dir() and (path.name.startswith(".") or not (path / "manifest.json").exists()):
                 yield path
 
@@ -256,13 +258,27 @@ class Store:
                 (home / "current.json").unlink(missing_ok=True)
             if identity:
                 (one.folder / "manifest.json").unlink(missing_ok=True)
-                shutil.rmtree(one.folder)
-        for folder in (home, home.parent):
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
+                if one.folder.exists():  # nobody else has removed it
+                    shutil.rmtree(one.folder)
+            with contextlib.suppress(OSError):  # another revision is there, or another variant
+                home.rmdir()
+                home.parent.rmdir()
 
     def _lock(self, home: Path) -> Path:
         return self.layout.lock(f"model-{home.parent.name}:{home.name}")
+
+    def _held(self, revision: Revision) -> Lease | None:
+        """It is there, and stays; None = where nothing can be written."""
+        try:
+            lease = self._lease(revision, shared=True)
+        except StoreError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FORBIDDEN:
+                return None
+            raise
+        if not (revision.folder / "manifest.json").exists():
+            lease.release()
+            raise NotInStore(f"{revision.reference} has just been removed", model=revision.manifest.name)
+        return lease
 
     def _lease(self, one: Revision | Damaged, *, shared: bool) -> Lease:
         lock = self.layout.lock(f"use-{one.reference}")

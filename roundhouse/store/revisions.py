@@ -15,7 +15,7 @@ from roundhouse.core.model import ModelFacts
 from roundhouse.store.headers import read_model
 from roundhouse.store.manifest import Manifest, read_manifest
 
-__all__ = ["Damaged", "Ledger", "Revision", "read_ledger", "read_revision", "read_variant"]
+__all__ = ["Damaged", "Ledger", "Revision", "entries", "read_ledger", "read_revision", "read_variant"]
 
 _ID = re.compile(r"[0-9a-f]{16}")
 
@@ -86,9 +86,18 @@ class Damaged:
         return f"{self.name}:{self.variant}" + (f"@{self.id}" if self.id else "")
 
 
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing where it is gone, as a model is that another process removes."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def read_variant(home: Path) -> Iterator[Revision | Damaged]:
     """Of the folder of a variant: the current revision first, then those before it, then those rolled back from."""
-    there = sorted(path.parent.name for path in home.glob("*/manifest.json") if not path.parent.name.startswith("."))
+    folders = (path for path in entries(home) if not path.name.startswith("."))
+    there = [path.name for path in folders if (path / "manifest.json").exists()]
     try:
         ledger = read_ledger(home)
     except StoreError as error:
@@ -101,7 +110,8 @@ def read_variant(home: Path) -> Iterator[Revision | Damaged]:
         try:
             yield read_revision(home / one, current=ledger is not None and one == ledger.current)
         except StoreError as error:
-            yield Damaged(home.parent.name, home.name, one, home / one, str(error))
+            if (home / one / "manifest.json").exists():  # else it was removed between the two looks
+                yield Damaged(home.parent.name, home.name, one, home / one, str(error))
 
 
 def read_revision(folder: Path, *, current: bool) -> Revision:

@@ -1,8 +1,10 @@
 """The store: what is published is whole, what is in use stays, what is damaged is said."""
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
+import random
 import shutil
 import subprocess
 import sys
@@ -27,8 +29,10 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def put(store: Store, tmp_path: Path, content: bytes, name: str = "m", revision: str = "") -> Revision:
-    source = tmp_path / "content"
+def put(
+    store: Store, tmp_path: Path, content: bytes, name: str = "m", revision: str = "", source: Path | None = None
+) -> Revision:
+    source = source or tmp_path / "content"
     source.write_bytes(content)
     sha256, size = store.blobs.add(source)
     return store.publish(Manifest(name, "q8_0", GGUF, (File("m.gguf", size, sha256),), revision=revision))
@@ -299,6 +303,43 @@ def test_processes_that_publish_at_once_lose_nothing(tmp_path: Path) -> None:
     for job in jobs:
         job.join()
     assert len(Store(tmp_path / "store").revisions("m")) == 6
+
+
+def _disturb(root: Path, number: int, rounds: int) -> None:
+    """Publish, load, remove, verify and collect, as it comes; leaves with 1 at what no user should see."""
+    chance, store, source = random.Random(number), Store(root), root.with_name(f"c{number}")
+    store.prepare()
+    for _ in range(rounds):
+        name, content = f"m{chance.randrange(2)}", b"content %d" % chance.randrange(3)
+        with contextlib.suppress(InUse, NotInStore):
+            match chance.choice("ppplrvc"):
+                case "p":
+                    writing = store.writing()
+                    put(store, root.parent, content, name, source=source)
+                    writing.release()
+                case "l":
+                    revision = store.find(Reference(name))
+                    lease = store.use(revision)
+                    assert revision.path.read_bytes().startswith(b"content")
+                    assert lease is not None
+                    lease.release()
+                case "r":
+                    store.remove(Reference(name))
+                case "v":
+                    for one in store.revisions():
+                        store.verify(one)
+                case "c":
+                    store.collect()
+
+
+def test_processes_that_publish_load_remove_and_collect_at_once_see_whole_revisions_or_none(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    jobs = [context.Process(target=_disturb, args=(tmp_path / "store", n, 60)) for n in range(4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0, 0, 0]
 
 
 def test_an_import_is_a_model_that_can_be_read(store: Store, demo_gguf: Path) -> None:
