@@ -107,7 +107,10 @@ class Models:
         if name:
             name = Reference.parse(name).name
         if text.startswith(("http://", "https://")):
-            plain = PurePosixPath(urlsplit(text).path).stem
+            try:
+                plain = PurePosixPath(urlsplit(text).path).stem
+            except ValueError as error:
+                raise InvalidRequest(f"{text} is no address: {error}", param="model") from error
             return Order(name or named_after(plain), url=text, licence=licence.lower())
         if text.count("/") == 1:
             own = name or named_after(text.split("/")[1])

@@ -107,7 +107,7 @@ class Client:
             if answer.status not in _REDIRECTS or not place:
                 return answer
             _leave(answer)
-            there = urljoin(url, place)
+            there = _target(url, place)
             if _origin(url)[0] == "https" != _origin(there)[0]:
                 raise Failure(
                     "it sends from https to a place without, which anybody on the way could forge", passing=False
@@ -188,6 +188,16 @@ def _leave(answer: Answer) -> None:
     else:
         answer.close()
     answer.release_conn()
+
+
+def _target(url: str, place: str) -> str:
+    """Where a redirect leads."""
+    try:
+        there = urljoin(url, place)
+        _origin(there)
+    except ValueError as error:
+        raise Failure(f"it redirects to an address that cannot be used: {error}", passing=False) from error
+    return there
 
 
 def _origin(url: str) -> tuple[str, str, int]:

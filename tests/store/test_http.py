@@ -63,6 +63,14 @@ async def test_redirects_without_an_end_are_given_up() -> None:
     assert not told.value.passing
 
 
+@pytest.mark.parametrize("place", ["http://127.0.0.1:port/", "http://[::1/", "ftp://127.0.0.1/x"])
+async def test_a_redirect_to_what_is_no_address_is_said(place: str) -> None:
+    async with fake_server(sending_to(place)) as hub:
+        with pytest.raises(Failure, match="cannot be used") as told:
+            await fetched(f"{hub.url}/file")
+    assert not told.value.passing
+
+
 @pytest.mark.parametrize(("status", "passing"), [(401, False), (404, False), (429, True), (500, True), (503, True)])
 async def test_what_may_pass_is_told_apart(status: int, passing: bool) -> None:
     async def script(exchange: Exchange) -> None:
