@@ -16,6 +16,7 @@ from roundhouse.core.model import DeviceFacts, ModelFacts
 from roundhouse.engines import launch
 from roundhouse.engines.offload import can_offload
 from roundhouse.gateway.demo import DEMO_OPTIONS
+from roundhouse.gateway.described import described
 from roundhouse.gateway.plan import is_demo, located, slots_of, window_of
 from roundhouse.resources import hardware
 from roundhouse.resources.learned import load_key
@@ -24,7 +25,7 @@ from roundhouse.resources.memory_transformers import TransformersSettings, estim
 from roundhouse.resources.offload import CUDA_CONTEXT_BYTES, layers_that_fit, offloaded
 from roundhouse.resources.placement import Option
 from roundhouse.routing.way import Way
-from roundhouse.store.headers import read_gguf, read_model
+from roundhouse.store.headers import read_gguf
 
 __all__ = ["needs", "ways_of"]
 
@@ -113,22 +114,21 @@ def _llamacpp(
 
 
 def _huggingface(entry: TargetSettings, settings: Settings, devices: Sequence[DeviceFacts]) -> list[Way]:
-    """A hub name is not looked at before it is loaded: its files may not be here yet."""
-    path = located(entry, settings)
-    local = path.is_dir()
-    model, flags = str(path) if local else entry.model, hardware.cpu_flags()
-    if not local:
-        cores = hardware.usable_cores()
-        return [Way(launch.huggingface(model, entry.options, cores=cores, cpu_flags=flags, env=entry.env), Option({}))]
-    facts, ways = read_model(path), []
-    takes = needs(entry, facts)
+    """A model of the hub of which nothing can be known beforehand is loaded without a plan, which is said."""
+    found, flags = described(entry, settings), hardware.cpu_flags()
+    if (facts := found.facts) is None:
+        spawn = launch.huggingface(
+            found.model, entry.options, cores=hardware.usable_cores(), cpu_flags=flags, env=entry.env
+        )
+        return [Way(spawn, Option({}), note=found.note)]
+    takes, ways = needs(entry, facts), []
     for seat in _torch_seats(entry, devices):
         for size in _sizes(entry, facts):
             chosen = {**entry.options, "n_ctx": size.window, "n_parallel": size.slots}
             if seat.gpus:
                 chosen["device"] = "cuda"
             spawn = launch.huggingface(
-                model,
+                found.model,
                 chosen,
                 cores=hardware.usable_cores(),
                 cpu_flags=flags,
@@ -142,7 +142,7 @@ def _huggingface(entry: TargetSettings, settings: Settings, devices: Sequence[De
             else:
                 estimated = takes(size.window, size.slots)
                 bytes_by_place = {"cpu": estimated.total}
-            ways.append(_way(spawn, bytes_by_place, estimated, seat, size, load_key("huggingface", path, chosen)))
+            ways.append(_way(spawn, bytes_by_place, estimated, seat, size, load_key("huggingface", found.path, chosen)))
     return ways
 
 
