@@ -21,7 +21,7 @@ from roundhouse.gateway.plan import is_demo, located, slots_of, window_of
 from roundhouse.resources import hardware
 from roundhouse.resources.learned import load_key
 from roundhouse.resources.memory import Estimate, LlamaCppSettings, estimate
-from roundhouse.resources.memory_transformers import TransformersSettings, estimate_transformers
+from roundhouse.resources.memory_transformers import GPU_BATCH_TOKENS, TransformersSettings, estimate_transformers
 from roundhouse.resources.offload import CUDA_CONTEXT_BYTES, layers_that_fit, offloaded
 from roundhouse.resources.placement import Option
 from roundhouse.routing.way import Way
@@ -136,7 +136,8 @@ def _huggingface(entry: TargetSettings, settings: Settings, devices: Sequence[De
             )
             if seat.gpus:
                 asked = TransformersSettings.of({"dtype": "bfloat16", **entry.options}, slots=1, cpu_flags=flags)
-                estimated = estimate_transformers(facts, replace(asked, n_ctx=size.window, slots=size.slots))
+                asked = replace(asked, n_ctx=size.window, slots=size.slots, batch_tokens=GPU_BATCH_TOKENS)
+                estimated = estimate_transformers(facts, asked)
                 on_gpu = estimated.total - estimated.runtime + CUDA_CONTEXT_BYTES
                 bytes_by_place = {seat.gpus[0]: on_gpu, "cpu": estimated.runtime}
             else:
