@@ -127,7 +127,7 @@ def _most_resident_bytes(pid: int) -> int:
 
 
 def _text(words: int, number: int) -> str:
-    return " ".join(f"w{(number * 7919 + place) % 997}" for place in range(words))
+    return " ".join(f"w{100 + (number * 7919 + place) % 900}" for place in range(words))
 
 
 def _words(window: int) -> int:
@@ -135,7 +135,8 @@ def _words(window: int) -> int:
     most, low, high = window - _ANSWER_TOKENS - window // 32, 1, window
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _count(_text(middle, 0)) <= most else (low, middle)
+        fits = max(_count(_text(middle, number)) for number in range(3)) <= most
+        low, high = (middle, high) if fits else (low, middle)
     return low
 
 

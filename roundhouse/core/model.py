@@ -100,7 +100,8 @@ class ModelFacts:
 class DeviceFacts:
     """One place that can hold a model, as it is right now. `kind`: cpu or cuda; bytes; utilisation 0-1.
 
-    `index` counts the devices of one kind, as the engines do. `cores` are those of a processor that are ours.
+    `index` counts the devices of one kind. `cores` are those of a processor that are ours. `uuid` names a GPU, or a
+    part of one (MIG-...), for CUDA_VISIBLE_DEVICES; empty = by its index.
     """
 
     name: str
@@ -110,6 +111,12 @@ class DeviceFacts:
     index: int = 0
     utilisation: float | None = None
     cores: int = 0
+    uuid: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a process may use it beside others; of the parts of divided cards CUDA shows one to each process."""
+        return not self.uuid.startswith("MIG-")
 
     @property
     def place(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.model import DeviceFacts, ModelFacts
@@ -101,7 +100,7 @@ def _llamacpp(
                 str(path),
                 chosen,
                 cores=hardware.usable_cores(),
-                env={**_only(seat.gpus), **entry.env},
+                env={**_only(seat.gpus, devices), **entry.env},
                 executable=entry.executable,
             )
             estimated = takes(size.window, size.slots)
@@ -132,7 +131,7 @@ def _huggingface(entry: TargetSettings, settings: Settings, devices: Sequence[De
                 chosen,
                 cores=hardware.usable_cores(),
                 cpu_flags=flags,
-                env={**_only(seat.gpus), **entry.env},
+                env={**_only(seat.gpus, devices), **entry.env},
             )
             if seat.gpus:
                 asked = TransformersSettings.of({"dtype": "bfloat16", **entry.options}, slots=1, cpu_flags=flags)
@@ -212,8 +211,9 @@ def _seats(
     if asked is not None and asked > 0:
         return [_Seat(names[:1], min(asked, everything))]
     seats = [_Seat((name,), everything) for name in names]
-    if len(names) > 1:
-        seats.append(_Seat(names, everything))
+    together = tuple(one.place for one in gpus if one.whole)
+    if len(together) > 1:
+        seats.append(_Seat(together, everything))
     if asked is None:
         for size in (gpus[0].total_bytes, gpus[0].free_bytes):
             layers = layers_that_fit(facts, wanted, names[0], int(size * settings.resources.memory_fraction))
@@ -237,11 +237,21 @@ def _torch_seats(entry: TargetSettings, devices: Sequence[DeviceFacts]) -> list[
     return seats
 
 
-def _only(gpus: Sequence[str]) -> dict[str, Any]:
-    """The environment in which a child sees these GPUs alone, by the names that our own environment has for them."""
+def _only(gpus: Sequence[str], devices: Sequence[DeviceFacts]) -> dict[str, str]:
+    """The environment in which a child sees these GPUs alone.
+
+    By their UUIDs, for CUDA counts the fastest first and the driver by their place on the bus; where those are not
+    told, by the names that our own environment has for them.
+    """
     if not gpus:
         return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else None
-    numbers = [int(name.removeprefix("cuda")) for name in gpus]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(names[number].strip() if names else str(number) for number in numbers)}
+    names = [name.strip() for name in visible.split(",")] if visible else []
+    chosen = [one for place in gpus for one in devices if one.place == place]
+    if len(chosen) < len(gpus):  # a number that the driver did not show
+        return {"CUDA_VISIBLE_DEVICES": ",".join(_named(int(place.removeprefix("cuda")), names) for place in gpus)}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(one.uuid or _named(one.index, names) for one in chosen)}
+
+
+def _named(number: int, names: Sequence[str]) -> str:
+    return names[number] if number < len(names) else str(number)

@@ -79,6 +79,18 @@ def test_our_own_choice_of_devices_is_passed_on(monkeypatch: pytest.MonkeyPatch)
     assert ways_of(entry, settings, _machine(1000, 2000))[0].spawn.env["CUDA_VISIBLE_DEVICES"] == "GPU-bbb"
 
 
+def test_parts_of_divided_cards_are_used_one_at_a_time() -> None:
+    """A process sees one of them; it is named by its UUID."""
+    sizes = {"MIG-a": 1000, "MIG-b": 2000, "GPU-c": 500}
+    parts = [
+        DeviceFacts("GPU", "cuda", size * MIB, size * MIB, index=number, uuid=uuid)
+        for number, (uuid, size) in enumerate(sizes.items())
+    ]
+    entry, settings = _settings(type="llamacpp", n_ctx=512, n_parallel=1)
+    found = ways_of(entry, settings, [*_machine(), *parts])
+    assert [way.spawn.env.get("CUDA_VISIBLE_DEVICES") for way in found] == ["MIG-b", "MIG-a", "GPU-c", None]
+
+
 def test_a_build_that_cannot_use_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ways, "can_offload", lambda executable: False)
     entry, settings = _settings(type="llamacpp", n_gpu_layers=-1)
