@@ -272,6 +272,12 @@ class Turntable:
     async def _turn(self, switch: Switch) -> None:
         switch.cold = [replica for replica in switch.new.active if not replica.warm]
         switch.beside = await self._beside(switch)
+        if switch.order.percent and not switch.beside:
+            raise NoFit(
+                f'a canary needs old and new at the same time, and "{switch.new.name}" fits in place of the old one '
+                "alone; switch without a canary, or free memory",
+                target=switch.new.name,
+            )
         self._move(switch, SwitchInput.FITS if switch.beside else SwitchInput.FULL)
         if not switch.beside:
             await self._clear(switch)
