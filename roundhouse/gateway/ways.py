@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.model import DeviceFacts, ModelFacts
@@ -19,7 +20,7 @@ from roundhouse.gateway.described import described
 from roundhouse.gateway.plan import is_demo, located, slots_of, window_of
 from roundhouse.resources import hardware
 from roundhouse.resources.learned import load_key
-from roundhouse.resources.memory import Estimate, LlamaCppSettings, estimate
+from roundhouse.resources.memory import Estimate, LlamaCppSettings, companions, estimate
 from roundhouse.resources.memory_transformers import GPU_BATCH_TOKENS, TransformersSettings, estimate_transformers
 from roundhouse.resources.offload import CUDA_CONTEXT_BYTES, layers_that_fit, offloaded
 from roundhouse.resources.placement import Option
@@ -75,7 +76,21 @@ def needs(entry: TargetSettings, facts: ModelFacts) -> Callable[[int, int], Esti
         asked = TransformersSettings.of(entry.options, slots=1, cpu_flags=hardware.cpu_flags())
         return lambda window, slots: estimate_transformers(facts, replace(asked, n_ctx=window, slots=slots))
     wanted = LlamaCppSettings.of(launch.implied(entry.options))
-    return lambda window, slots: estimate(facts, replace(wanted, n_ctx=window, n_parallel=slots))
+    draft, adapter_bytes = _companions(entry)
+
+    def takes(window: int, slots: int) -> Estimate:
+        stretched = replace(wanted, n_ctx=window, n_parallel=slots)
+        beside = companions(draft, adapter_bytes, stretched)
+        return replace(estimate(facts, stretched), companions=beside)
+
+    return takes
+
+
+def _companions(entry: TargetSettings) -> tuple[ModelFacts | None, int]:
+    """The draft model and the size of the adapters that are loaded beside a model. Raises `BadHeader`."""
+    draft, adapters = entry.options.get("draft_model"), entry.options.get("lora", ())
+    sizes = [Path(path).stat().st_size for path in adapters if Path(path).is_file()]
+    return read_gguf(draft) if draft else None, sum(sizes)
 
 
 def _offloads(entry: TargetSettings, devices: Sequence[DeviceFacts]) -> bool:
@@ -105,9 +120,10 @@ def _llamacpp(
             )
             estimated = takes(size.window, size.slots)
             stretched = replace(wanted, n_ctx=size.window, n_parallel=size.slots)
-            bytes_by_place = (
-                offloaded(facts, stretched, seat.layers, seat.gpus) if seat.gpus else {"cpu": estimated.total}
-            )
+            bytes_by_place = {"cpu": estimated.total}
+            if seat.gpus:
+                bytes_by_place = offloaded(facts, stretched, seat.layers, seat.gpus)
+                bytes_by_place[seat.gpus[0]] += estimated.companions
             ways.append(_way(spawn, bytes_by_place, estimated, seat, size, load_key("llamacpp", path, chosen)))
     return ways
 
