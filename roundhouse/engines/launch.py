@@ -43,6 +43,8 @@ _EXACT_MEMORY = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MKL_DISABLE_FAST_MM": "1",
 }
+# An assertion of ggml that fails starts a debugger, whose stack trace pushes the reason out of the log that is kept.
+_PLAIN_END = {"GGML_NO_BACKTRACE": "1"}
 VLLM_SLOTS = 64
 _EMBEDDED_TOKENS = 2048
 
@@ -106,13 +108,14 @@ def llamacpp(
     chosen = {"n_threads": cores, "cache_ram_mib": 0, **implied(options), "n_parallel": slots}
     window = int(chosen.pop("n_ctx", 0))
     settings = {**chosen, "model": model_path, "window": window}
+    variables = {**_PLAIN_END, **(env or {})}
     if not executable:
         argv = (sys.executable, "-m", "roundhouse.engines.llamacpp_worker")
-        return Spawn(argv, slots, settings=settings, env=env or {})
+        return Spawn(argv, slots, settings=settings, env=variables)
     return Spawn(
         (executable, *_llama_server_flags(model_path, chosen, window)),
         slots,
-        env=env or {},
+        env=variables,
         key_variable="LLAMA_API_KEY",
     )
 
