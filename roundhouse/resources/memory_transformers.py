@@ -42,7 +42,7 @@ _ALIGNED_BYTES = 128
 _TRASH_SECTORS = 2
 _WINDOW_PLANNED = 4096
 _WORKER_BYTES = 371 << 20  # interpreter, torch and transformers, with an empty model
-_HALVES_BYTES = 20 << 20  # oneDNN's kernels, which come with the first product of two-byte numbers
+_HALVES_BYTES = 30 << 20  # oneDNN's kernels, which come with the first product of two-byte numbers
 _TOKEN_BYTES = 700  # a token of a tokenizer with merges: two tables of the text, its merge, its score
 # For each token that could be next, where a request samples with filters: scores as float32 and heated, sorted with
 # their places (int64), probabilities, those within the nucleus, and what is kept (engines/huggingface/choose.py).
@@ -81,7 +81,11 @@ def pages_of(cache_tokens: int, slots: int) -> int:
 
 
 def estimate_transformers(facts: ModelFacts, settings: TransformersSettings) -> Estimate:
-    """The most that the worker holds with all slots full of prompts."""
+    """The most that the worker holds with all slots full of prompts.
+
+    Experts stored one by one are joined by loading; the pages they were read from stay mapped where other weights are
+    used as they are stored.
+    """
     size = _DTYPE_BYTES[settings.dtype]
     window = min(settings.n_ctx or facts.context, facts.context or settings.n_ctx) or _WINDOW_PLANNED
     if settings.embeddings:
@@ -97,6 +101,7 @@ def estimate_transformers(facts: ModelFacts, settings: TransformersSettings) -> 
         ),
         kv_cache=cache_bytes,
         compute=compute,
+        page_cache=facts.split_expert_bytes if _STORED_BYTES.get(facts.quantisation) == size else 0,
         runtime=_WORKER_BYTES + facts.vocabulary * _TOKEN_BYTES + (_HALVES_BYTES if size == 2 else 0),
     )
 

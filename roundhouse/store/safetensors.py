@@ -34,6 +34,7 @@ _BITS = {
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 _OUTPUTS = ("lm_head.weight", "embed_out.weight")
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d{1,5})\.")
+_EXPERT = re.compile(r"\.experts\.\d{1,5}\.")
 _LICENCE = re.compile(r"^license: *[\"']?([\w.+-]+)", re.MULTILINE)
 
 
@@ -262,6 +263,7 @@ def _facts(config: _Config, tensors: Mapping[str, Tensor]) -> ModelFacts:
         window_value_length=length,
         recurrent=recurrent if any(recurrent) else (),
         tied_embeddings=embedding is not None and output is None,
+        split_expert_bytes=sum(tensor.size for name, tensor in tensors.items() if _EXPERT.search(name)),
         layer_bytes=_layer_bytes(tensors, layers),
         embedding_bytes=embedding.size if embedding else 0,
         embedding_type=embedding.kind if embedding else "",

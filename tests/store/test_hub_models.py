@@ -48,7 +48,7 @@ def _safetensors(tensors: Mapping[str, tuple[int, int]]) -> bytes:
 
 def _sharded() -> dict[str, bytes]:
     """A model in two files, one with a header longer than a first look, and a third that its index does not name."""
-    layers = {f"model.layers.0.mlp.{number:05}.weight": (4, 4) for number in range(4000)}
+    layers = {f"model.layers.0.mlp.experts.{number}.w1.weight": (4, 4) for number in range(4000)}
     first, second = {"model.embed_tokens.weight": (1024, 64), **layers}, {"lm_head.weight": (1024, 640)}
     parts = {"model-1.safetensors": first, "model-2.safetensors": second}
     config = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4,
@@ -78,6 +78,7 @@ def test_the_hub_tells_what_the_files_would(
     found = ask_hub(NAME, "main", environ, 30.0)
     assert _as_told(found) == _as_told(read_model(tmp_path))
     assert (found.name, found.licence) == (NAME, "apache-2.0")
+    assert found.split_expert_bytes in (0, 4000 * 4 * 4 * 4)
     weights = {name: content for name, content in files.items() if name.endswith(".safetensors")}
     assert sum(hub.served[name] for name in weights) < sum(map(len, weights.values()))
     assert "adapter.safetensors" not in hub.served

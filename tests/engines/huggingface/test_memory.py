@@ -106,3 +106,13 @@ def test_a_model_for_embeddings_keeps_no_cache() -> None:
     found = estimate_transformers(_facts((0, 0)), settings)
     assert found.kv_cache == 0
     assert found.compute > 0
+
+
+def test_the_pages_of_experts_that_were_joined_can_be_taken_back() -> None:
+    """They are told apart from what must be there, and only where other weights keep the file mapped."""
+    facts = _facts((0, 0), split_expert_bytes=1 << 20, tensor_bytes={"F32": 4 << 20}, quantisation="F32")
+    mapped, converted = (
+        estimate_transformers(facts, TransformersSettings(512, 4, 0, dtype)) for dtype in ("float32", "bfloat16")
+    )
+    assert (mapped.page_cache, converted.page_cache) == (1 << 20, 0)
+    assert mapped.resident == mapped.total + (1 << 20)
