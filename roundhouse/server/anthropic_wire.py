@@ -15,7 +15,7 @@ from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.core.report import Report
 from roundhouse.server.dialect import EVENTS, ID_HEADERS, Asked, decode, event, extension, whole_call
 from roundhouse.server.errors import anthropic_form
-from roundhouse.server.openai_wire import Extension, within
+from roundhouse.server.openai_wire import ChatExtension, own_of, within
 
 __all__ = ["Anthropic", "AnthropicBody", "CountBody", "parse_count"]
 
@@ -65,7 +65,7 @@ class AnthropicBody(CountBody, kw_only=True):
     metadata: dict[str, Any] | None = None
     output_config: _OutputConfig | None = None
     output_format: dict[str, Any] | None = None
-    roundhouse: Extension | None = None
+    roundhouse: ChatExtension | None = None
 
 
 def parse_count(body: bytes) -> ChatRequest:
@@ -74,8 +74,8 @@ def parse_count(body: bytes) -> ChatRequest:
     return ChatRequest(messages=_messages(asked), model=asked.model, tools=_tools(asked))
 
 
-def _messages(asked: CountBody) -> tuple[Message, ...]:
-    if not asked.messages:
+def _messages(asked: CountBody, *, needed: bool = True) -> tuple[Message, ...]:
+    if needed and not asked.messages:
         raise InvalidRequest("messages: at least one message is required", param="messages")
     system, _ = _text(asked.system, "system") if asked.system else ("", ())
     messages = [Message("system", system)] if system else []
@@ -190,8 +190,8 @@ class Anthropic:
             raise InvalidRequest(f"max_tokens must be at least 1, not {asked.max_tokens}", param="max_tokens")
         within("temperature", asked.temperature, 0, 2)
         within("top_p", asked.top_p, 0, 1)
-        messages = _messages(asked)
-        own = asked.roundhouse or Extension()
+        own = own_of(asked.roundhouse)
+        messages = _messages(asked, needed=not own.prompt)
         request = ChatRequest(
             messages=messages,
             model=asked.model,
@@ -205,13 +205,20 @@ class Anthropic:
             tools=_tools(asked),
             tool_choice=_tool_choice(asked.tool_choice),
             json_schema=_schema(asked),
-            continue_last=messages[-1].role == "assistant",
+            continue_last=bool(messages) and messages[-1].role == "assistant",
             extra=_extra(asked, unknown),
             fallback=own.fallback,
             priority=own.priority,
         )
         ignored = tuple(f"{name} is ignored: it is for Anthropic's own servers" for name in _THEIRS if name in unknown)
-        return Asked((request,), bool(asked.stream), warnings=ignored)
+        return Asked(
+            (request,),
+            bool(asked.stream),
+            warnings=ignored,
+            prompt=own.prompt,
+            variables=own.variables,
+            unit=own.experiment_unit or str((asked.metadata or {}).get("user_id") or ""),
+        )
 
     def whole(self, asked: Asked, answers: Sequence[Answer], reports: Sequence[Report]) -> bytes:
         """A `message` object."""

@@ -17,9 +17,11 @@ from roundhouse.server.dialect import Asked, decode
 
 __all__ = [
     "ChatBody",
+    "ChatExtension",
     "Extension",
     "StreamOptions",
     "answers_wanted",
+    "own_of",
     "parse_chat",
     "sampling_of",
     "schema_of",
@@ -82,6 +84,14 @@ class ChatExtension(Extension, forbid_unknown_fields=True):
     experiment_unit: str = ""
 
 
+def own_of(given: ChatExtension | None) -> ChatExtension:
+    """What a request of any chat wire asks of us alone. Raises `InvalidRequest` for variables of no prompt."""
+    own = given or ChatExtension()
+    if own.variables and not own.prompt:
+        raise InvalidRequest("variables belong to a prompt; name one in roundhouse.prompt", param="roundhouse.prompt")
+    return own
+
+
 class ChatBody(msgspec.Struct):
     """`POST /v1/chat/completions`."""
 
@@ -116,9 +126,7 @@ class ChatBody(msgspec.Struct):
 def parse_chat(body: bytes) -> Asked:
     """The request in `body`; raises `InvalidRequest` that names the field at fault."""
     asked, extra = decode(body, ChatBody)
-    own = asked.roundhouse or ChatExtension()
-    if own.variables and not own.prompt:
-        raise InvalidRequest("variables belong to a prompt; name one in roundhouse.prompt", param="roundhouse.prompt")
+    own = own_of(asked.roundhouse)
     if not asked.messages and not own.prompt:
         raise InvalidRequest("messages is empty; send at least one message", param="messages")
     request = ChatRequest(

@@ -17,7 +17,7 @@ from roundhouse.core.report import Report
 from roundhouse.server.dialect import EVENTS, ID_HEADERS, Asked, decode, extension, whole_call
 from roundhouse.server.errors import openai_form
 from roundhouse.server.openai_answers import wire_logprobs
-from roundhouse.server.openai_wire import Extension, schema_of, within
+from roundhouse.server.openai_wire import ChatExtension, own_of, schema_of, within
 
 __all__ = ["ResponsesBody", "call_item", "message_item", "reasoning_item", "response_object", "usage_object"]
 
@@ -71,7 +71,7 @@ class ResponsesBody(msgspec.Struct):
     max_tool_calls: int | None = None
     reasoning: _Reasoning | None = None
     top_logprobs: int | None = None
-    roundhouse: Extension | None = None
+    roundhouse: ChatExtension | None = None
 
 
 def parse_responses(body: bytes) -> Asked:
@@ -86,9 +86,9 @@ def parse_responses(body: bytes) -> Asked:
     within("temperature", asked.temperature, 0, 2)
     within("top_p", asked.top_p, 0, 1)
     within("top_logprobs", asked.top_logprobs, 0, 20)
-    own = asked.roundhouse or Extension()
+    own = own_of(asked.roundhouse)
     request = ChatRequest(
-        messages=_messages(asked),
+        messages=_messages(asked, needed=not own.prompt),
         model=asked.model,
         sampling=Sampling(max_tokens=asked.max_output_tokens, temperature=asked.temperature, top_p=asked.top_p),
         tools=_tools(asked),
@@ -100,7 +100,15 @@ def parse_responses(body: bytes) -> Asked:
         priority=own.priority,
     )
     cut = ("truncation is not done: an input that is too long is refused",) if asked.truncation == "auto" else ()
-    return Asked((request,), bool(asked.stream), body=asked, warnings=cut)
+    return Asked(
+        (request,),
+        bool(asked.stream),
+        body=asked,
+        warnings=cut,
+        prompt=own.prompt,
+        variables=own.variables,
+        unit=own.experiment_unit or str(unknown.get("user") or ""),
+    )
 
 
 def _extra(asked: ResponsesBody, unknown: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,8 +130,10 @@ def _tools(asked: ResponsesBody) -> tuple[Tool, ...]:
     return tuple(Tool(one.name, one.description or "", one.parameters or {}, one.strict) for one in tools)
 
 
-def _messages(asked: ResponsesBody) -> tuple[Message, ...]:
+def _messages(asked: ResponsesBody, *, needed: bool = True) -> tuple[Message, ...]:
     items = [{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input
+    if not (needed or asked.input):
+        items = []
     messages = [Message("system", asked.instructions)] if asked.instructions else []
     for place, item in enumerate(items):
         message = _message(item, f"input[{place}]")
@@ -134,7 +144,7 @@ def _messages(asked: ResponsesBody) -> tuple[Message, ...]:
             messages[-1] = _joined(last, message)
         else:
             messages.append(message)
-    if not messages:
+    if needed and not messages:
         raise InvalidRequest("input is empty; send at least one message", param="input")
     return tuple(messages)
 
