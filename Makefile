@@ -1,5 +1,5 @@
 # Two commands for users:      make demo   make test
-# For developers besides:      make check  make bench  make faults  make docs  make wordings  make test-browser  make test-clients  make test-live-vllm  make lock  make clean
+# For developers besides:      make check  make bench  make faults  make docs  make wordings  make test-browser  make test-clients  make test-postgres  make test-live-vllm  make lock  make clean
 PYTHON ?= python3
 VENV   := .venv
 VLLM   := .venv-vllm
@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser test-browser pictures test-clients test-live-vllm check faults docs wordings bench lock clean
+.PHONY: help demo test browser test-browser pictures postgres test-postgres test-clients test-live-vllm check faults docs wordings bench lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -60,6 +60,16 @@ test-browser: $(VENV)/.dev browser ## the dashboard in a real headless Chromium
 pictures: $(VENV)/.dev browser ## renew the pictures of the pages in docs/pictures
 	$(BIN)/python -m tests.browser.pictures
 	$(BIN)/python -m tests.rating.pictures
+
+postgres: ## Debian's PostgreSQL, for the tests of shared state (needs apt-get and the rights to use it)
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	    || { echo "PostgreSQL is missing, and installing it needs apt-get and root: install it by hand"; exit 1; }; \
+	  { apt-get update --quiet=2 && apt-get install --yes --quiet=2 --no-install-recommends postgresql; } >/dev/null \
+	    || { echo "apt-get could not install PostgreSQL: install it by hand"; exit 1; }; }
+
+test-postgres: $(VENV)/.dev postgres ## the tests of state over SQLite and a real PostgreSQL, which they start themselves
+	NEEDS_POSTGRES=1 $(BIN)/python -m pytest -n 2 -m state
 
 # Frameworks that speak to us as clients; they bring half a gigabyte and other versions than ours.
 $(CLIENTS)/.ready: pyproject.toml constraints.txt | $(BIN)/python
