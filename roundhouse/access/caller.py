@@ -33,13 +33,20 @@ class _Bucket:
 
 @dataclass(slots=True)
 class Caller:
-    """One key at work; all its requests share it. `now` is any clock that only goes forward."""
+    """One key at work; all its requests share it. `now` is any clock that only goes forward.
+
+    `elsewhere`: how many of its requests run on other servers, as far as is known. `used_requests` and `used_tokens`
+    are what other servers have not been told of.
+    """
 
     name: str
     role: Role
     routes: frozenset[str] = frozenset()
     limits: KeyLimits = field(default_factory=KeyLimits)
     running: int = 0
+    elsewhere: int = 0
+    used_requests: int = 0
+    used_tokens: int = 0
     _requests: _Bucket = field(init=False)
     _tokens: _Bucket = field(init=False)
 
@@ -54,7 +61,7 @@ class Caller:
     def enter(self, now: float, count: int = 1) -> None:
         """So many requests begin. Raises `RateLimited`, and then counts nothing. Every success wants a `leave`."""
         limits = self.limits
-        if limits.concurrent and self.running + count > limits.concurrent:
+        if limits.concurrent and self.running + self.elsewhere + count > limits.concurrent:
             raise self._refused("concurrent", f"{limits.concurrent} requests at once", 1.0)
         if limits.tokens_per_minute and self._tokens.filled(now) <= 0:
             raise self._refused("tokens", f"{limits.tokens_per_minute} tokens a minute", self._tokens.seconds_until(1))
@@ -63,6 +70,7 @@ class Caller:
                 wait_s = self._requests.seconds_until(count)
                 raise self._refused("requests", f"{limits.requests_per_minute} requests a minute", wait_s)
             self._requests.level -= count
+            self.used_requests += count
         self.running += count
 
     def leave(self, count: int = 1) -> None:
@@ -91,6 +99,19 @@ class Caller:
         if self.limits.tokens_per_minute:
             self._tokens.filled(now)
             self._tokens.level -= tokens
+            self.used_tokens += tokens
+
+    def settle(self, requests: float | None, tokens: float | None, age_s: float, elsewhere: int, now: float) -> None:
+        """What is left over all servers, as it was `age_s` ago, before what they were not told of; None = all of it."""
+        self.elsewhere = elsewhere
+        for bucket, level, untold in (
+            (self._requests, requests, self.used_requests),
+            (self._tokens, tokens, self.used_tokens),
+        ):
+            if bucket.per_minute and level is not None:
+                bucket.level, bucket.at = level, now - age_s
+                bucket.filled(now)
+                bucket.level -= untold
 
     def may_use(self, route: str) -> bool:
         return not self.routes or route in self.routes
