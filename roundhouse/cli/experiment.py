@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from roundhouse.cli.common import ConfigOption, JSONOption, order, print_json, server_url, settings_of
+from roundhouse.config import Settings
 from roundhouse.core.errors import InvalidRequest
 from roundhouse.experiments.design import Experiment
 from roundhouse.experiments.estimate import Difference, Sums
@@ -18,10 +21,12 @@ from roundhouse.experiments.sequential import units_for, units_per_arm
 from roundhouse.experiments.simulate import interval_of_share, simulate
 from roundhouse.experiments.store import Store
 from roundhouse.experiments.verdict import MISMATCH, Comparison, Report, judge
+from roundhouse.gateway.judging import ANALYSIS_S, data_of
+from roundhouse.gateway.keeping import experiments_place
+from roundhouse.gateway.labels import current_catalog
 from roundhouse.gateway.standings import standing
 from roundhouse.gateway.steering import begin, design_of, end
-from roundhouse.gateway.trials import data_of, designs_of, state_path
-from roundhouse.gateway.wordings import catalog_of
+from roundhouse.gateway.trials import designs_of
 
 __all__ = ["app"]
 
@@ -35,8 +40,8 @@ _LEAST_UNITS = 20
 @app.command("list")
 def show_all(config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Print the experiments of the configuration, and which of them run."""
-    designs, store = _opened(config)
-    runs = store.runs()
+    with _opened(config) as (designs, store):
+        runs = store.runs()
     rows: list[dict[str, Any]] = [
         {
             "name": name,
@@ -63,7 +68,8 @@ def start(name: NameArgument, url: ServerOption = "", config: ConfigOption = Non
     if url:
         told = order(server_url(url, None), "/admin/experiments/start", {"experiment": name})
     else:
-        run = begin(state_path(), _designs(config), name)
+        settings = settings_of(config)
+        run = begin(experiments_place(settings), _designs(settings), name)
         told = {"name": name, "state": run.state.value, "weights": dict(run.weights)}
     _tell(as_json, told, f"{name} is running")
 
@@ -82,7 +88,8 @@ def stop(
         body = {"experiment": name, "promote": promote, "reason": reason}
         told = order(server_url(url, None), "/admin/experiments/stop", body)
     else:
-        run = end(state_path(), _designs(config), name, promote, reason)
+        settings = settings_of(config)
+        run = end(experiments_place(settings), _designs(settings), name, promote, reason)
         told = {"name": name, "state": run.state.value, "winner": run.winner}
     said = f"{name}: {promote} is given to everybody" if promote else f"{name} is stopped"
     _tell(as_json, told, said)
@@ -91,15 +98,15 @@ def stop(
 @app.command()
 def status(name: NameArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Print what the data allow to say, at any time and as often as you like."""
-    designs, store = _opened(config)
-    design = design_of(designs, name)
-    run = store.runs().get(name)
-    if run is None:
-        raise InvalidRequest(f"{name} was never started; `roundhouse experiment start {name}` does", param="name")
-    if as_json:
-        print_json(standing(store, design, run))
-        return
-    data = data_of(store, design)
+    with _opened(config) as (designs, store):
+        design = design_of(designs, name)
+        run = store.runs().get(name)
+        if run is None:
+            raise InvalidRequest(f"{name} was never started; `roundhouse experiment start {name}` does", param="name")
+        if as_json:
+            print_json(standing(store, design, run))
+            return
+        data, events = data_of(store, design), store.events(name)
     report = judge(design, data, run.weights)
     print(f"{name} is {run.state.value}: {report.said}")
     for arm in design.arms:
@@ -109,7 +116,7 @@ def status(name: NameArgument, config: ConfigOption = None, as_json: JSONOption 
     for one in report.comparisons:
         _print_comparison(design, one)
     _print_ratio(report)
-    for at, said in store.events(name):
+    for at, said in events:
         print(f"  {datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M} {said}")
 
 
@@ -183,21 +190,23 @@ def try_out(
     _tell(as_json, {**asdict(found), "share": found.decided / experiments, "interval": [low, high]}, said)
 
 
-def _designs(config: Path | None) -> dict[str, Experiment]:
+def _designs(settings: Settings) -> dict[str, Experiment]:
+    return designs_of(settings, current_catalog(settings))
+
+
+@contextmanager
+def _opened(config: Path | None) -> Iterator[tuple[dict[str, Experiment], Store]]:
     settings = settings_of(config)
-    return designs_of(settings, catalog_of(settings))
-
-
-def _opened(config: Path | None) -> tuple[dict[str, Experiment], Store]:
-    return _designs(config), Store(state_path())
+    with closing(Store(experiments_place(settings), limit_s=ANALYSIS_S)) as store:
+        yield _designs(settings), store
 
 
 def _measured(name: str, metric: str, config: Path | None) -> tuple[float, float]:
     """Mean of the control, and variance of one of its units."""
-    designs, store = _opened(config)
-    design = design_of(designs, name)
-    metric = metric or design.metric
-    sums = sum(store.sums(name, metric).get(design.arms[0].name, {}).values(), Sums())
+    with _opened(config) as (designs, store):
+        design = design_of(designs, name)
+        metric = metric or design.metric
+        sums = sum(store.sums(name, metric).get(design.arms[0].name, {}).values(), Sums())
     if sums.units < _LEAST_UNITS:
         said = f"{name} has {sums.units} units with {metric}, which tell no spread; give --base"
         raise InvalidRequest(said, param="from")

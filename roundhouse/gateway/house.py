@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.errors import InvalidRequest
@@ -28,11 +28,14 @@ log = logging.getLogger(__name__)
 class House:
     """Belongs to the event loop that built it. Raises `ConfigError` for settings that cannot be served.
 
-    `listeners` are told of every event, after the metrics.
+    `listeners` are told of every event, after the metrics. `tiers`: where the routes of settings lead.
     """
 
-    def __init__(self, settings: Settings, *listeners: Tell) -> None:
+    def __init__(
+        self, settings: Settings, *listeners: Tell, tiers: Callable[[Settings], Mapping[str, Tiers]] | None = None
+    ) -> None:
         self.settings = settings
+        self._tiers = tiers or tiers_of
         self._entries: dict[str, TargetSettings] = {entry.name: entry for entry in settings.targets}
         self._room = build_room(settings)
         self._spares = Spares(settings.resources.spare_workers)
@@ -44,7 +47,7 @@ class House:
         self.manager = Manager(
             build_targets(settings, self._room, self._spares),
             _policy(settings),
-            routes=tiers_of(settings),
+            routes=self._tiers(settings),
             room=self._room,
             spares=self._spares,
             told=self.tell,
@@ -84,7 +87,7 @@ class House:
             self._entries[name] = _entry(new, name)
         removed = [self.manager.targets[name] for name in change.removed]
         self.meter.expect(change.added)
-        self.manager.lead(tiers_of(new))
+        self.manager.lead(self._tiers(new))
         for target in removed:
             self._entries.pop(target.name)
             self.manager.remove(target)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.wordings import compare
+from roundhouse.config import Settings
 from roundhouse.experiments.store import Exposure, Outcome, Store
-from roundhouse.gateway.trials import state_path
+from roundhouse.gateway.keeping import experiments_place
 from tests.cli.test_cli import run
 
 CONFIG = """
@@ -64,7 +65,7 @@ def test_power_and_simulation_print_numbers_with_their_meaning(config: str) -> N
 def test_power_takes_mean_and_spread_of_any_metric_from_what_was_measured(config: str) -> None:
     asked = ("experiment", "power", "--from", "wording", "--config", config)
     assert run("experiment", "start", "wording", "--config", config).returncode == 0
-    store = Store(state_path())
+    store = Store(experiments_place(Settings()))
     exposures = [Exposure(n, "wording", n, "now", "now", "1:demo", 0.5, 0.0, 1.0) for n in range(400)]
     outcomes = [Outcome(n, n, "total_s", 2.0 + n % 2, 1.0) for n in range(400)]
     store.write(exposures, [*outcomes, *(Outcome(n, n, "correct", float(n % 5 > 0), 1.0) for n in range(400))])

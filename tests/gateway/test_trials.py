@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from roundhouse.config import load_text
+from roundhouse.config import Settings, load_text
 from roundhouse.core import errors
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Timings, Usage
 from roundhouse.core.report import Report
 from roundhouse.experiments.design import Allocation, Arm, Experiment
 from roundhouse.experiments.store import Exposure, Outcome, State, Store
 from roundhouse.gateway import Gateway
-from roundhouse.gateway.trials import Caller, Trials, designs_of, state_path
+from roundhouse.gateway.keeping import experiments_place
+from roundhouse.gateway.trials import Caller, Trials, designs_of
 from roundhouse.gateway.wordings import catalog_of
 from roundhouse.prompts.builtin import REFUSAL
 from roundhouse.routing.manager import Reply
@@ -133,7 +134,7 @@ async def test_a_failure_is_an_outcome_and_a_caller_who_left_is_not(path: Path) 
     store = Store(path)
     assert store.sums("e", "error")[report.arm]["1:m1"].y == 1
     assert store.sums("e", "error")[report.arm]["1:m1"].m == 1
-    assert store._query("SELECT COUNT(*) FROM exposures") == [(3,)]
+    assert store._db.query("SELECT COUNT(*) FROM exposures") == [(3,)]
 
 
 async def test_what_a_fallback_answered_counts_by_intention_alone(path: Path) -> None:
@@ -188,12 +189,12 @@ async def test_stopping_and_promoting_by_another_process_takes_effect(path: Path
     trials = _trials(path, _design())
     store = Store(path)
     store.promote("e", "b", "by hand", 2.0)
-    trials._reread_at = 0.0
+    trials._known._reread_at = 0.0
     enrolled = [trials.enrol(ChatRequest.of("q"), "p", Caller(f"u{n}"), 1, str(n)) for n in range(20)]
     assert {one.arm.name for one in enrolled if one} == {"b"}
     assert {one.prompt for one in enrolled if one} == {"p2"}
     store.stop("e", "enough", 3.0)
-    trials._reread_at = 0.0
+    trials._known._reread_at = 0.0
     assert trials.enrol(ChatRequest.of("q"), "p", Caller("u"), 1, "x") is None
     await trials.aclose()
     assert store.counts("e") == {}
@@ -294,7 +295,7 @@ async def test_through_the_gateway_both_arms_answer_and_the_report_says_which() 
             arms: {long: {}, short: {prompt: short, settings: {max_tokens: 3}}}
     """
     settings = load_text(text)
-    Store(state_path()).start(designs_of(settings, catalog_of(settings))["e"], 1.0)
+    Store(experiments_place(Settings())).start(designs_of(settings, catalog_of(settings))["e"], 1.0)
     seen: dict[str, str] = {}
     async with Gateway(settings) as gateway:
         while len(seen) < 2:
@@ -317,7 +318,7 @@ async def test_a_prompt_that_does_not_fit_in_its_arms_words_counts_as_that_arms_
           e: {prompt: rag_query, metric: error, arms: {now: {weight: 0}, long: {prompt: NAME}}}
     """.replace("LONG", "many words " * 300).replace("NAME", name)
     settings = load_text(text)
-    Store(state_path()).start(designs_of(settings, catalog_of(settings))["e"], 1.0)
+    Store(experiments_place(Settings())).start(designs_of(settings, catalog_of(settings))["e"], 1.0)
     values = {"context": VARO, "question": WHO}
     async with Gateway(settings) as gateway:
         with pytest.raises(errors.ContextTooLong):
@@ -326,7 +327,7 @@ async def test_a_prompt_that_does_not_fit_in_its_arms_words_counts_as_that_arms_
                 _ = [chunk async for chunk in chunks]
         with pytest.raises(errors.TemplateError):
             await gateway.converse(ChatRequest(()), prompt="rag_query", variables={"x": 1}, caller=Caller())
-    found = Store(state_path()).sums("e", "error")["long"]
+    found = Store(experiments_place(Settings())).sums("e", "error")["long"]
     assert [(sums.m, sums.y) for sums in found.values()] == [(1, 1)]
 
 
