@@ -12,6 +12,7 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from starlette.types import ASGIApp
 from roundhouse.cli.common import ConfigOption, settings_of
 from roundhouse.cli.reloader import Reloader
 from roundhouse.config import Server, Settings
-from roundhouse.core.errors import ConfigError
+from roundhouse.core.errors import ConfigError, MissingExtra
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.keeping import log_style
 from roundhouse.server.access import key_ring
@@ -49,12 +50,18 @@ def serve(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 = any free one.")] = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="ray[://HOST:PORT]", help="Run targets and entrances on a Ray cluster.")
+    ] = "",
 ) -> None:
     """Serve the wires of OpenAI, Anthropic and Ollama, and the dashboard, over the configured targets."""
     debug = "debug" if logging.getLogger().level == logging.DEBUG else None  # by --debug, which beats the file
     flags = {"server.host": host, "server.port": port, "telemetry.log.level": debug}
     settings = settings_of(config, flags)
     ring, tls = key_ring(settings), _tls(settings)
+    if cluster:
+        _serve_cluster(settings, cluster, tls)
+        return
     _more_files()
     listening = _listen(settings.server.host, settings.server.port)
     from roundhouse.server.app import LOOPBACK_HOSTS, Access, build_app
@@ -79,6 +86,30 @@ def serve(
         _run(app, gateway, settings.server, listening, tls)
     finally:
         log.close()
+
+
+def _serve_cluster(settings: Settings, where: str, tls: tuple[str, str] | None) -> None:
+    """Until a signal, which ends the whole service; requests that run are finished first."""
+    kind, _, address = where.partition("://")
+    if kind != "ray":
+        raise ConfigError(f"--cluster {where}: expected ray, or ray://HOST:PORT", source="flag", key="cluster")
+    try:
+        import ray  # noqa: F401 - whether it is there
+    except ImportError as error:
+        raise MissingExtra('--cluster needs Ray: pip install "roundhouse[ray]"', extra="ray") from error
+    from roundhouse.cluster.start import notices, start
+
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    service = start(settings, where if address else "", tls)
+    try:
+        for notice in notices(settings):
+            print(f"note: {notice}", file=sys.stderr)
+        print(f"listening on {service.url}/v1", flush=True)
+        ended.wait()
+    finally:
+        service.stop(settings.server.drain_s)
 
 
 def _run(

@@ -24,6 +24,7 @@ from roundhouse.gateway.cards import Card, Cards
 from roundhouse.gateway.defaults import with_default_route
 from roundhouse.gateway.drift import Drifts
 from roundhouse.gateway.embeddings import Vectors
+from roundhouse.gateway.hosting import Hosting
 from roundhouse.gateway.house import House
 from roundhouse.gateway.observers import Observers
 from roundhouse.gateway.reload import Reloaded
@@ -60,7 +61,8 @@ class Gateway:
     Engines start when they are first needed. Raises `ConfigError` on building from settings that cannot be served.
     `reread` gives the settings as they are now, for `reload`. `keeps_history`: write what each request took to the
     file that the settings name. `exports`: tell a collector of OpenTelemetry of each request, if there is one.
-    `watches`: warn of targets that become slower or worse. `log` is told of each request.
+    `watches`: warn of targets that become slower or worse. `log` is told of each request. `hosting`: who runs the
+    engines that are ours to run, None = this process.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Gateway:
         exports: bool = False,
         watches: bool = False,
         log: Log | None = None,
+        hosting: Hosting | None = None,
     ) -> None:
         self._settings = settings
+        self._hosting = hosting
         self._house: House | None = None
         self._cards = Cards(settings)
         self._reread = reread
@@ -87,7 +91,7 @@ class Gateway:
     async def __aenter__(self) -> Gateway:
         if self._house is None:
             self._settings = await with_default_route(self._settings)
-            self._house = House(self._settings, *self._observers.open(self._settings))
+            self._house = House(self._settings, *self._observers.open(self._settings), hosting=self._hosting)
             self._observers.join(self._house)
             self._cards = Cards(self._settings)
             self._open_trials()
@@ -173,6 +177,18 @@ class Gateway:
         """One of the last switches, by its id."""
         return self._open_manager.turntable.switches.get(number)
 
+    async def switched(self, route: str, target: str, order: Order, *, wait: bool = False) -> dict[str, Any]:
+        """As `switch`, in plain values: how it stands now, or after `wait` in the end."""
+        switch = self.switch(route, target, order)
+        while wait and not switch.over:
+            await switch.changed.wait()
+        return switch.as_dict()
+
+    async def switch_told(self, number: str) -> dict[str, Any] | None:
+        """How one of the last switches stands, in plain values."""
+        switch = self.switch_under(number)
+        return None if switch is None else switch.as_dict()
+
     async def load(self, target: str) -> None:
         """Have a target's engines ready before anyone asks. Raises `ModelNotFound` and what keeps one from starting."""
         await self._open_manager.load(target)
@@ -215,6 +231,10 @@ class Gateway:
         if self._standings is not None:
             self._standings.designs = designs
         return done
+
+    async def reloaded(self) -> dict[str, Any]:
+        """As `reload`, in plain values."""
+        return self.reload().as_dict()
 
     async def converse(
         self, request: ChatRequest, *, prompt: str = "", variables: Mapping[str, Any] | None = None, caller: Caller

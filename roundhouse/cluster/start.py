@@ -1,0 +1,143 @@
+"""`roundhouse serve --cluster`: connect to a Ray, or start one here, and have Serve run owner and entrances."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from roundhouse.cluster.entrance import Entrance
+from roundhouse.cluster.fleet import Fleet
+from roundhouse.cluster.owner import OWNER, Owner
+from roundhouse.config import Settings
+from roundhouse.config import load as load_settings
+from roundhouse.core.errors import ConfigError, ConnectFailed, LaunchFailed
+from roundhouse.gateway.build import notices as build_notices
+from roundhouse.gateway.build import provider_types
+from roundhouse.gateway.plan import is_demo, is_managed
+from roundhouse.server.access import key_ring
+
+__all__ = ["APPLICATION", "Service", "application", "build", "connect", "notices", "start"]
+
+log = logging.getLogger(__name__)
+APPLICATION = "roundhouse"
+_STORE_BYTES = 128 << 20  # what travels is small, and goes from worker to worker without it
+_FOLLOWED = 1000  # each entrance has one call at the owner all the time
+_LEAST_ENTRANCES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that runs. `own`: the Ray was started for it, and ends with it."""
+
+    url: str
+    own: bool
+
+    def stop(self, limit_s: float) -> None:
+        """Requests that run are finished within `limit_s`; then everything of ours is taken down."""
+        ends = time.monotonic() + limit_s
+        with contextlib.suppress(TimeoutError):
+            serve.delete(APPLICATION)
+        names = list(Fleet(Settings()).status())
+        for name in names:
+            serve.delete(name, _blocking=False)
+        while names and time.monotonic() < ends:
+            time.sleep(0.2)
+            names = list(Fleet(Settings()).status())
+        ray.shutdown()
+
+
+def start(
+    settings: Settings, address: str = "", tls: tuple[str, str] | None = None, proxies: str = "EveryNode"
+) -> Service:
+    """Returns when entrances answer; targets start in the background. `address` as Ray writes it, empty = the Ray of
+    this machine, or one that is started here.
+
+    Raises `ConnectFailed` where no Ray answers, `ConfigError` for settings that cannot be served this way.
+    """
+    key_ring(settings)
+    own = connect(address)
+    certificate, key = tls or (None, None)
+    server = settings.server
+    options = HTTPOptions(host=server.host, port=server.port, ssl_certfile=certificate, ssl_keyfile=key)
+    serve.start(proxy_location=proxies, http_options=options)
+    run = serve.RunTarget(application(settings, secrets.token_hex(8)), name=APPLICATION, route_prefix="/")
+    try:
+        serve.run_many([run])
+    except RuntimeError as error:
+        raise LaunchFailed(f"the entrances could not be started: {error}") from error
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return Service(f"{'https' if tls else 'http'}://{host}:{server.port}", own)
+
+
+def connect(address: str = "") -> bool:
+    """Whether a Ray was started here, for there was none. No usage is reported to anybody, unless the user said so."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    try:
+        ray.init(address or "auto", **quiet)
+        return False
+    except ConnectionError as error:
+        if address or os.environ.get("RAY_ADDRESS"):
+            where = address or os.environ["RAY_ADDRESS"]
+            raise ConnectFailed(f"no Ray answers at {where}: {error}", target="ray", refused=True) from error
+    ray.init("local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+    return True
+
+
+def application(settings: Settings, run: str) -> Any:
+    """Entrances and owner as one application of Serve. `run` tells this start from others."""
+    if not settings.targets:
+        raise ConfigError("a cluster needs targets in its configuration: add llm.providers", source=settings.source)
+    settings = replace(settings, origins={})
+    owner = serve.deployment(
+        Owner,
+        name=OWNER,
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=_FOLLOWED,
+        health_check_period_s=2.0,
+        graceful_shutdown_timeout_s=1.0,
+    ).bind(settings, run)
+    count = max(_LEAST_ENTRANCES, sum(one["Alive"] for one in ray.nodes()))
+    return serve.deployment(
+        serve.ingress()(Entrance),
+        name="entrance",
+        num_replicas=count,
+        ray_actor_options={"num_cpus": 0},  # models have the processors; an entrance waits most of the time
+        max_ongoing_requests=settings.server.connections,
+        graceful_shutdown_timeout_s=settings.server.drain_s,
+        health_check_period_s=2.0,
+    ).bind(settings, APPLICATION, owner)
+
+
+def notices(settings: Settings) -> list[str]:
+    """What a user should know of these settings in a cluster, besides what he should on one machine."""
+    said = [one for one in build_notices(settings) if "has no effect" not in one or "started by us" in one]
+    for entry in settings.targets:
+        if is_managed(entry) and not is_demo(entry):
+            said.append(f'target "{entry.name}" loads {entry.model}: it has to be on every node that may run it')
+    if settings.experiments:
+        said.append("each node keeps what it saw of the experiments; their results are not joined yet")
+    if settings.telemetry.drift.act == "roll_back":
+        said.append("drift warns in a cluster; it does not roll back")
+    return said
+
+
+def build(arguments: dict[str, Any]) -> Any:
+    """For a configuration of Serve itself (`import_path: roundhouse.cluster.start:build`): `config` names the file."""
+    from pathlib import Path
+
+    path = Path(arguments["config"])
+    settings = load_settings(path, environ=os.environ, cwd=Path.cwd(), types=provider_types())
+    key_ring(settings)
+    return application(settings, arguments.get("run", "declared"))
