@@ -44,6 +44,7 @@ _USUALLY_S = 1.0
 _SWITCHING_S = 0.1
 _LOOK_S = 0.05
 _WITHDRAWN_S = 60.0
+_AGAIN_S = 5.0
 
 
 class SwitchAsked(msgspec.Struct, frozen=True):
@@ -187,22 +188,35 @@ class Owner:
             await asyncio.sleep(_LOOK_S)
 
     async def _bring_up(self) -> None:
-        """What the routes lead to is started; what an earlier owner left and nobody asks for is taken down."""
-        manager = self._house.manager
-        led_to = {
-            name for route in manager.routes.values() if route.name not in manager.targets for name in route.targets
-        }
-        wanted = [one for one in self._settings.targets if one.name in led_to or one.preload or one.pin]
-        hosted = [one.name for one in wanted if isinstance(manager.targets[one.name].replicas[0], OwnedReplica)]
-        results = await asyncio.gather(*(manager.load(name) for name in hosted), return_exceptions=True)
-        for name, result in zip(hosted, results, strict=True):
-            if isinstance(result, BaseException):
-                log.error("%s: %s", name, result)
+        """What the routes lead to is started, and tried again where that failed; what an earlier owner left and nobody
+        asks for is taken down.
+        """
+        await asyncio.gather(*(self._load(name) for name in self._wanted()))
         for name in await self._watch.look():
             if name not in self._applications.values() and not self._is_ours(name):
                 await self._unused(name)
                 log.warning("%s is taken down: no target is run by it any more", name)
                 await asyncio.to_thread(self._fleet.delete, name)
+        while True:
+            await asyncio.sleep(_AGAIN_S)
+            targets = self._house.manager.targets
+            failed = [name for name in self._wanted() if targets[name].replicas[0].engine.state is EngineState.FAILED]
+            if not self._switching:
+                await asyncio.gather(*(self._load(name) for name in failed))
+
+    async def _load(self, name: str) -> None:
+        try:
+            await self._house.manager.load(name)
+        except Error as error:
+            log.error("%s: %s", name, error)
+
+    def _wanted(self) -> list[str]:
+        """The targets that are to run although nobody has asked for them."""
+        manager = self._house.manager
+        ours = [route for name, route in manager.routes.items() if name not in manager.targets]
+        led_to = {name for route in ours for name in route.targets}
+        wanted = [one.name for one in self._settings.targets if one.name in led_to or one.preload or one.pin]
+        return [name for name in wanted if isinstance(manager.targets[name].replicas[0], OwnedReplica)]
 
     def _is_ours(self, application: str) -> bool:
         replicas = [one for target in self._house.manager.targets.values() for one in target.replicas]
@@ -286,6 +300,8 @@ class Owner:
                 row["nodes"] = dict(status.replicas) if status is not None else {}
                 row["busy"] = self._followers.uses(application, now)
                 row["slots"] *= max(1, row["nodes"].get("running", 0))
+                failure = self._house.manager.targets[row["target"]].replicas[0].engine.failure
+                row["notes"] = [str(failure)] if failure is not None else []
         told_["active"] = sum(one.running for one in living)
         told_["waiting"] = sum(one.waiting for one in living)
         told_["entrances"] = sorted(one.entrance for one in living)

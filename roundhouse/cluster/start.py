@@ -36,10 +36,10 @@ _LEAST_ENTRANCES = 2
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that runs. `own`: the Ray was started for it, and ends with it."""
+    """A service that runs. `connected`: for it alone; a Ray that was started for it ends with the connection."""
 
     url: str
-    own: bool
+    connected: bool
 
     def stop(self, limit_s: float) -> None:
         """Requests that run are finished within `limit_s`; then everything of ours is taken down."""
@@ -52,7 +52,8 @@ class Service:
         while names and time.monotonic() < ends:
             time.sleep(0.2)
             names = list(Fleet(Settings()).status())
-        ray.shutdown()
+        if self.connected:
+            ray.shutdown()
 
 
 def start(
@@ -64,7 +65,7 @@ def start(
     Raises `ConnectFailed` where no Ray answers, `ConfigError` for settings that cannot be served this way.
     """
     key_ring(settings)
-    own = connect(address)
+    connected = connect(address)
     certificate, key = tls or (None, None)
     server = settings.server
     options = HTTPOptions(host=server.host, port=server.port, ssl_certfile=certificate, ssl_keyfile=key)
@@ -75,17 +76,19 @@ def start(
     except RuntimeError as error:
         raise LaunchFailed(f"the entrances could not be started: {error}") from error
     host = f"[{server.host}]" if ":" in server.host else server.host
-    return Service(f"{'https' if tls else 'http'}://{host}:{server.port}", own)
+    return Service(f"{'https' if tls else 'http'}://{host}:{server.port}", connected)
 
 
 def connect(address: str = "") -> bool:
-    """Whether a Ray was started here, for there was none. No usage is reported to anybody, unless the user said so."""
+    """False if this process was connected already. No usage is reported to anybody, unless the user said so."""
+    if ray.is_initialized():
+        return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.WARNING)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     try:
         ray.init(address or "auto", **quiet)
-        return False
+        return True
     except ConnectionError as error:
         if address or os.environ.get("RAY_ADDRESS"):
             where = address or os.environ["RAY_ADDRESS"]
