@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,6 +35,7 @@ _HEALTH_TIMEOUT_S = 20.0
 _METRICS_S = 0.5
 _LOOK_BACK_S = 1.5
 _PROBE_S = 60.0
+_LOOK_S = 0.2
 _FALLBACKS = 64  # so many of the other replicas are asked in turn when the home is full
 
 
@@ -57,23 +58,27 @@ def application_of(entry: TargetSettings, settings: Settings) -> str:
     return f"{_PREFIX}{re.sub(r'[^A-Za-z0-9_.-]', '-', entry.name)}-{digest}"
 
 
+# Serve's configurations register modules with a pickler that all threads share, each time that one is built; of two at
+# once, one unregisters the other's (ray 2.60, serve/config.py).
+_ONE_AT_A_TIME = threading.Lock()
+
+
 class Fleet:
     """Needs a Ray that is connected and a Serve that runs. Safe to use from several threads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._deploying = threading.Lock()
 
     def deploy(self, entry: TargetSettings) -> Share:
         """Ask for the application; Serve starts it in the background. Nothing happens if it is there already.
 
         Raises `NoFit` for a model that no node could hold.
         """
-        with self._deploying:
-            share = share_of(entry, self._settings, nodes())
-            name = application_of(entry, self._settings)
-            if (there := self.status().get(name)) is not None and not there.failed:
-                return share
+        share = share_of(entry, self._settings, nodes())
+        name = application_of(entry, self._settings)
+        if (there := self.status().get(name)) is not None and not there.failed:
+            return share
+        with _ONE_AT_A_TIME:
             application = _deployment(entry, self._settings, share, name).bind(entry, self._settings, name)
             run = serve.RunTarget(application, name=name, route_prefix=None)
             serve.run_many([run], wait_for_applications_running=False)
@@ -95,13 +100,16 @@ class Fleet:
 
     def delete(self, name: str) -> None:
         """Take it down, and wait until its replicas have finished what they had and are gone."""
+        if name in self.status():
+            with _ONE_AT_A_TIME:
+                serve.delete(name, _blocking=False)
         while name in self.status():
-            with contextlib.suppress(TimeoutError):  # Serve waits for a minute
-                serve.delete(name)
+            time.sleep(_LOOK_S)
 
     def status(self) -> Mapping[str, Status]:
         """All applications of ours."""
-        found = serve.status().applications
+        with _ONE_AT_A_TIME:
+            found = serve.status().applications
         return {name: _status(one) for name, one in found.items() if name.startswith(_PREFIX)}
 
 

@@ -81,10 +81,14 @@ def share_of(entry: TargetSettings, settings: Settings, nodes: Sequence[Sequence
             needed_bytes=short,
             target=entry.name,
         )
-    _, _, way, places = min(found, key=lambda one: one[:2])
-    gpus = _gpus({place: needed for place, needed in way.option.needs.items() if place != "cpu"}, places, settings)
+    _, _, way, places = min(found, key=lambda one: (one[0], not _on_gpus(one[2]), one[1]))
+    gpus = _gpus(_on_gpus(way), places, settings)
     threads = float(entry.options.get("n_threads") or 1)
     return Share(threads, gpus, way.option.needs.get("cpu", 0), way.note)
+
+
+def _on_gpus(way: Way) -> dict[str, int]:
+    return {place: needed for place, needed in way.option.needs.items() if place != "cpu"}
 
 
 def fit(nodes: Sequence[Mapping[str, float]], wanted: Sequence[tuple[str, Share, int]]) -> bool:
@@ -117,6 +121,7 @@ def _holds(device: DeviceFacts | None, needed: int, settings: Settings) -> bool:
 
 
 def _gpus(needs: Mapping[str, int], places: Mapping[str, DeviceFacts], settings: Settings) -> float:
+    """None, several whole ones, or the part of one that its memory is; never less than Ray counts."""
     if len(needs) != 1:
         return float(len(needs))
     ((place, needed),) = needs.items()

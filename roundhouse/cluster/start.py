@@ -46,12 +46,11 @@ class Service:
         ends = time.monotonic() + limit_s
         with contextlib.suppress(TimeoutError):
             serve.delete(APPLICATION)
-        names = list(Fleet(Settings()).status())
-        for name in names:
+        fleet = Fleet(Settings())
+        for name in fleet.status():
             serve.delete(name, _blocking=False)
-        while names and time.monotonic() < ends:
+        while fleet.status() and time.monotonic() < ends:
             time.sleep(0.2)
-            names = list(Fleet(Settings()).status())
         if self.connected:
             ray.shutdown()
 
