@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import secrets
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -137,9 +139,7 @@ def notices(settings: Settings) -> list[str]:
 
 def build(arguments: dict[str, Any]) -> Any:
     """For a configuration of Serve itself (`import_path: roundhouse.cluster.start:build`): `config` names the file."""
-    from pathlib import Path
-
     path = Path(arguments["config"])
     settings = load_settings(path, environ=os.environ, cwd=Path.cwd(), types=provider_types())
     key_ring(settings)
-    return application(settings, arguments.get("run", "declared"))
+    return application(settings, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
