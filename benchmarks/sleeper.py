@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+from typing import Any
 
 _PIECE_S = float(os.environ.get("SLEEPER_PIECE_S", "0.02"))
 _PIECES = int(os.environ.get("SLEEPER_PIECES", "16"))
@@ -34,7 +35,7 @@ def _event(value: object) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def _answer(asked: dict, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _answer(asked: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """By the clock, not by the piece before. A client that leaves is noticed at once."""
     loop = asyncio.get_running_loop()
     written = asked["messages"][-1]["content"].split() if asked.get("continue_final_message") else []
