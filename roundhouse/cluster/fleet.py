@@ -79,7 +79,7 @@ class Fleet:
         if (there := self.status().get(name)) is not None and not there.failed:
             return share
         with _ONE_AT_A_TIME:
-            application = _deployment(entry, self._settings, share, name).bind(entry, self._settings, name)
+            application = _deployment(entry, self._settings, share).bind(entry, self._settings)
             run = serve.RunTarget(application, name=name, route_prefix=None)
             serve.run_many([run], wait_for_applications_running=False)
         return share
@@ -145,7 +145,7 @@ def _status(found: Any) -> Status:
     )
 
 
-def _deployment(entry: TargetSettings, settings: Settings, share: Share, name: str) -> Any:
+def _deployment(entry: TargetSettings, settings: Settings, share: Share) -> Any:
     scale = scale_of(entry)
     size: dict[str, Any] = {"num_replicas": scale.most}
     if scale.least < scale.most:

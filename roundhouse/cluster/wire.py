@@ -19,6 +19,7 @@ from roundhouse.core.trace import TraceContext
 
 __all__ = [
     "Failed",
+    "Part",
     "Pieces",
     "Taken",
     "Told",
@@ -45,8 +46,6 @@ class Told(msgspec.Struct, frozen=True):
 
 class Taken(msgspec.Struct, frozen=True, tag="taken"):
     """The first part of every answer: a replica has a slot for it, and works on it from now on."""
-
-    replica: str
 
 
 class Pieces(msgspec.Struct, frozen=True, tag="pieces"):

@@ -15,7 +15,7 @@ import msgspec
 from roundhouse.cluster.wire import Failed, Taken, decode_request, encode_part, pieces, told
 from roundhouse.config import Replicas, Settings, TargetSettings
 from roundhouse.core.chat import Chunk, Chunks
-from roundhouse.core.errors import BadResponse, Error, ProviderError, Unsupported
+from roundhouse.core.errors import BadResponse, ConnectFailed, Error, ProviderError, StreamBroken, Unsupported
 from roundhouse.core.model import ModelDescription
 from roundhouse.gateway.house import House
 from roundhouse.providers.base import CountsTokens, DescribesModel, LLMProvider, TellsTokens
@@ -23,6 +23,8 @@ from roundhouse.providers.base import CountsTokens, DescribesModel, LLMProvider,
 __all__ = ["Worker"]
 
 log = logging.getLogger(__name__)
+_LOOKS = 10
+_LOOK_S = 0.02
 
 
 class Worker:
@@ -30,13 +32,12 @@ class Worker:
     machine, and Serve replaces the replica if that does not help. A replica that has started is ready.
     """
 
-    async def __init__(self, entry: TargetSettings, settings: Settings, name: str = "") -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, entry: TargetSettings, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         """Raises what keeps the engine from starting; Serve tries again, then says so."""
         only = replace(entry, replicas=Replicas(1, 1), ttl_s=None, pin=False, preload=False)
         self._house = House(replace(settings, targets=(only,), routes={}))
         self._target = self._house.manager.targets[entry.name]
         (self._replica,) = self._target.replicas
-        self._name = name
         try:
             await self._replica.client()
         except BaseException:
@@ -45,7 +46,7 @@ class Worker:
 
     async def stream(self, data: bytes) -> AsyncGenerator[bytes]:
         """The parts of an answer. Closing it frees the engine's slot."""
-        yield encode_part(Taken(self._name))
+        yield encode_part(Taken())
         try:
             client = await self._replica.client()
             answer = self._watched(client.astream(decode_request(data)))
@@ -53,14 +54,14 @@ class Worker:
                 async for batch in batches:
                     yield pieces(batch)
         except Exception as error:  # noqa: BLE001 - it travels, as an error of the house
-            yield encode_part(Failed(told(self._ours(error))))
+            yield encode_part(Failed(told(await self._ours(error))))
 
     async def call(self, what: str, data: bytes) -> bytes:
         """What is no stream: `{"value": ...}` or `{"error": ...}`."""
         try:
             value = await self._called(what, data, await self._replica.client())
         except Exception as error:  # noqa: BLE001 - it travels, as an error of the house
-            return msgspec.msgpack.encode({"error": told(self._ours(error))})
+            return msgspec.msgpack.encode({"error": told(await self._ours(error))})
         return msgspec.msgpack.encode({"value": value})
 
     def check_health(self) -> None:
@@ -68,11 +69,9 @@ class Worker:
         if self._replica.engine.failure is not None:
             raise self._replica.engine.failure
 
-    async def __del__(self) -> None:
-        """Awaited by Serve when the replica is taken away."""
-        house = getattr(self, "_house", None)
-        if house is not None:
-            await house.aclose()
+    async def aclose(self) -> None:
+        """Stop the engine. Serve needs no such call: it ends the process, and the engine with it."""
+        await self._house.aclose()
 
     async def _watched(self, chunks: Chunks) -> Chunks:
         """Tell who was silent for longer than it may be, so that an engine that hangs is ended (routing/upkeep.py)."""
@@ -110,10 +109,18 @@ class Worker:
                 return await client.atokens(decode_request(data))
         raise Unsupported(f"the backend of this model cannot do it: {what}", feature=what, target=self._target.name)
 
-    def _ours(self, error: Exception) -> Error:
-        """As an attempt on one machine would have it: what a dead engine's client says is the death's consequence."""
+    async def _ours(self, error: Exception) -> Error:
+        """As an attempt on one machine would have it: what a dead engine's client says is the death's consequence. A
+        connection breaks a moment before the process that held it is known to be gone.
+        """
+        engine = self._replica.engine
+        if isinstance(error, (StreamBroken, ConnectFailed)):
+            for _ in range(_LOOKS):
+                if engine.death is not None:
+                    break
+                await asyncio.sleep(_LOOK_S)
         if isinstance(error, ProviderError):
-            return self._replica.engine.death or error
+            return engine.death or error
         if isinstance(error, Error):
             return error
         log.error("target %s raised an exception of its own", self._target.name, exc_info=error)

@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +123,10 @@ class Running:
         """A node beside the head that runs a child with `engine` in its command line."""
         return next(node for node in self.cluster.worker_nodes if _runs(node, engine))
 
+    def answering(self) -> list[int]:
+        """The processes of the engines that sleep, by the answers that they began."""
+        return [int(line.split()[1]) for line in self.log.read_text().splitlines() if line.startswith("begin")]
+
     def noted(self, what: str) -> int:
         return sum(line.startswith(what) for line in self.log.read_text().splitlines()) if self.log.exists() else 0
 
@@ -216,7 +219,3 @@ async def client(running: Running) -> AsyncIterator[Client]:
 
         await found.until(up)
         yield found
-
-
-def now() -> float:
-    return time.monotonic()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections import Counter
 
+import psutil
 import pytest
 
 from tests.cluster.conftest import Client, Outcome, Running
@@ -124,6 +127,63 @@ async def test_a_model_whose_answer_is_wrong_is_taken_back(client: Client) -> No
     assert "no model says this" in told["error"]
     assert (await client.state())["routes"]["switched"]["targets"] == [["demo"]]
     await _is_cold(client, "other")
+
+
+async def test_an_engine_that_crashes_costs_no_answer_silently_and_is_started_again(
+    running: Running, client: Client
+) -> None:
+    """Its replica lives, and starts it again; what it was answering goes on in another."""
+    begun = running.noted("begin")
+    asked = [asyncio.create_task(client.ask("words", f"crash {number}")) for number in range(6)]
+
+    async def under_way() -> bool:
+        return running.noted("begin") >= begun + 6
+
+    await client.until(under_way)
+    crashed = running.answering()[-1]
+    os.kill(crashed, signal.SIGKILL)
+    outcomes = await asyncio.gather(*asked)
+    assert [one for one in outcomes if one.error] == []
+    assert {one.text for one in outcomes} == {WORDS}
+    assert any(one.seams for one in outcomes)
+
+    async def both() -> bool:
+        await asyncio.gather(*(client.ask("words", f"again {number}", max_tokens=2) for number in range(8)))
+        return len(set(running.answering()[-8:])) == 2 and crashed not in running.answering()[-8:]
+
+    await client.until(both)
+
+
+async def test_without_an_owner_requests_are_served_and_the_routes_outlive_it(running: Running, client: Client) -> None:
+    """As the last switch left them; no application is started anew for it."""
+    status, told = await client.order("switch", route="switched", target="other", wait=True)
+    assert status == 200, told
+    (owner,) = [one for one in psutil.process_iter() if one.name().startswith("ray::Serve") and "owner" in _title(one)]
+    engines = _engines()
+    owner.kill()
+    outcomes = await asyncio.gather(*(client.ask("switched", f"without {number}") for number in range(10)))
+    assert [one for one in outcomes if one.error or not one.finished] == []
+
+    async def back() -> bool:
+        status, _ = await client.order("switch", route="switched", target="nobody")
+        return status == 404  # whoever knows that there is no such target is there again
+
+    await client.until(back)
+    assert (await client.state())["routes"]["switched"]["targets"] == [["other"]]
+    assert _engines() == engines
+    status, told = await client.order("switch", route="switched", target="demo", wait=True)
+    assert (status, told["state"]) == (200, "done"), told
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _engines() -> set[int]:
+    return {one.pid for one in psutil.process_iter() if "llamacpp_worker" in _title(one)}
 
 
 async def test_a_node_that_dies_under_load_costs_no_answer_silently(running: Running, client: Client) -> None:

@@ -56,7 +56,7 @@ def test_pieces_come_out_the_same() -> None:
         Chunk(finish_reason="stop", usage=Usage(1, 2, 3), timings=Timings(total_s=1.0), warnings=("w",)),
     )
     assert decode_part(pieces(chunks)) == Pieces(chunks)
-    assert decode_part(encode_part(Taken("r"))) == Taken("r")
+    assert decode_part(encode_part(Taken())) == Taken()
 
 
 def _filled(kind: type[Error]) -> Error:
