@@ -109,20 +109,24 @@ class DeployedEngine(Engine):
         self._withdrawn = withdrawn
 
     async def _launch(self, lodging: Lodging) -> tuple[Running, Ready]:
+        """What was there before is left alone if it cannot be looked at: it may well serve."""
+        fresh = False
         try:
             async with asyncio.timeout(self._limit_s):
-                await asyncio.to_thread(self._fleet.deploy, self._entry)
+                fresh = await asyncio.to_thread(self._fleet.deploy, self._entry)
                 await self._running()
         except TimeoutError:
             said = await self._said()
-            await self._undo()
+            if fresh:
+                await self._undo()
             raise NotHealthy(
                 f'target "{self.target}" was not ready in the cluster after {self._limit_s:g} s, the load limit{said}',
                 target=self.target,
                 limit_s=self._limit_s,
             ) from None
         except BaseException:
-            await asyncio.shield(self._undo())
+            if fresh:
+                await asyncio.shield(self._undo())
             raise
         self._up()
         deployed = Deployed(self.target, self.application, self._fleet, self._looks, self._withdrawn)

@@ -41,10 +41,13 @@ _FALLBACKS = 64  # so many of the other replicas are asked in turn when the home
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How an application is. `replicas` by Serve's words for their states; `message` says what is wrong."""
+    """How an application is. One that runs may have replicas that are being replaced. `replicas` by Serve's words for
+    their states; `message` says what is wrong.
+    """
 
     running: bool
     failed: bool
+    leaving: bool
     message: str
     replicas: Mapping[str, int]
 
@@ -69,20 +72,23 @@ class Fleet:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def deploy(self, entry: TargetSettings) -> Share:
-        """Ask for the application; Serve starts it in the background. Nothing happens if it is there already.
+    def deploy(self, entry: TargetSettings) -> bool:
+        """Ask for the application; Serve starts it in the background. False if it is there already, as after the death
+        of an owner before this one.
 
         Raises `NoFit` for a model that no node could hold.
         """
         share = share_of(entry, self._settings, nodes())
         name = application_of(entry, self._settings)
-        if (there := self.status().get(name)) is not None and not there.failed:
-            return share
+        while (there := self.status().get(name)) is not None and there.leaving:
+            time.sleep(_LOOK_S)
+        if there is not None and not there.failed:
+            return False
         with _ONE_AT_A_TIME:
             application = _deployment(entry, self._settings, share).bind(entry, self._settings)
             run = serve.RunTarget(application, name=name, route_prefix=None)
             serve.run_many([run], wait_for_applications_running=False)
-        return share
+        return True
 
     def fits(self, wanted: Sequence[TargetSettings], leaving: Sequence[TargetSettings]) -> bool:
         """Whether `wanted` have room beside what runs of ours, once `leaving` have gone. Raises as `deploy` does."""
@@ -137,11 +143,14 @@ def _gpus(node: Mapping[str, Any]) -> Sequence[DeviceFacts]:
 def _status(found: Any) -> Status:
     deployment = found.deployments.get(ENGINE)
     states = deployment.replica_states if deployment is not None else {}
-    failed = found.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
     message = "; ".join(said for said in (found.message, deployment.message if deployment else "") if said)
-    running = found.status is ApplicationStatus.RUNNING
+    state = ApplicationStatus(found.status)
     return Status(
-        running, failed, message, {str(state).rpartition(".")[2].lower(): count for state, count in states.items()}
+        running=state in (ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY),
+        failed=state is ApplicationStatus.DEPLOY_FAILED,
+        leaving=state is ApplicationStatus.DELETING,
+        message=message,
+        replicas={str(one).rpartition(".")[2].lower(): count for one, count in states.items()},
     )
 
 

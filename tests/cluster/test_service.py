@@ -61,6 +61,17 @@ async def test_more_requests_than_slots_wait_and_are_all_served(client: Client) 
     assert {one.text for one in outcomes} == {" ".join(f"w{number}" for number in range(8))}
 
 
+async def test_a_conversation_returns_to_the_replica_that_has_its_beginning(running: Running, client: Client) -> None:
+    """Whichever entrance it comes by; and other conversations are at home elsewhere."""
+    before = len(running.answering())
+    for _ in range(6):
+        assert (await client.ask("words", "the same question", max_tokens=2)).finished
+    assert len(set(running.answering()[before:])) == 1
+    for number in range(12):
+        assert (await client.ask("words", f"another question {number}", max_tokens=2)).finished
+    assert len(set(running.answering()[before:])) == 2
+
+
 async def test_a_target_without_replicas_gets_one_with_the_first_request(client: Client) -> None:
     assert (await client.row("asleep"))["nodes"].get("running", 0) == 0
     outcome = await client.ask("seldom")
