@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client
 
 from roundhouse.cluster.entrance import Entrance
 from roundhouse.cluster.fleet import Fleet
@@ -66,18 +67,37 @@ def start(
     Raises `ConnectFailed` where no Ray answers, `ConfigError` for settings that cannot be served this way.
     """
     key_ring(settings)
+    server = settings.server
+    if not server.port:
+        raise ConfigError("a cluster needs the same port on every node: set server.port", key="server.port")
     connected = connect(address)
+    try:
+        _run(settings, tls, proxies)
+    except BaseException:
+        if connected:
+            ray.shutdown()
+        raise
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return Service(f"{'https' if tls else 'http'}://{host}:{server.port}", connected)
+
+
+def _run(settings: Settings, tls: tuple[str, str] | None, proxies: str) -> None:
     certificate, key = tls or (None, None)
     server = settings.server
     options = HTTPOptions(host=server.host, port=server.port, ssl_certfile=certificate, ssl_keyfile=key)
-    serve.start(proxy_location=proxies, http_options=options)
     run = serve.RunTarget(application(settings, secrets.token_hex(8)), name=APPLICATION, route_prefix="/")
     try:
+        serve.start(proxy_location=proxies, http_options=options)
+        there = _get_global_client().http_config
+        if (there.host, there.port, there.ssl_certfile) != (options.host, options.port, options.ssl_certfile):
+            raise ConfigError(
+                f"Serve runs in this cluster already, at {there.host}:{there.port}, and cannot move: set server.host "
+                "and server.port to these, or end it with `serve shutdown`",
+                key="server.port",
+            )
         serve.run_many([run])
     except RuntimeError as error:
         raise LaunchFailed(f"the entrances could not be started: {error}") from error
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    return Service(f"{'https' if tls else 'http'}://{host}:{server.port}", connected)
 
 
 def connect(address: str = "") -> bool:
