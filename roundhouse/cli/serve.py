@@ -100,9 +100,9 @@ def _serve_cluster(settings: Settings, where: str, tls: tuple[str, str] | None) 
     from roundhouse.cluster.start import notices, start
 
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
     service = start(settings, where if address else "", tls)
+    for number in (signal.SIGINT, signal.SIGTERM):  # not before: Ray sets handlers of its own, by which it aborts
+        signal.signal(number, lambda *_: ended.set())
     try:
         for notice in notices(settings):
             print(f"note: {notice}", file=sys.stderr)

@@ -153,6 +153,8 @@ class Owner:
                 self._changed.set()
                 while asked.wait and not switch.over:
                     await switch.changed.wait()
+                if switch.over:  # whoever is told that it is done finds it done at every entrance
+                    await self._known()
                 return switch.as_dict()
             case "switched":
                 found = manager.turntable.switches.get(msgspec.msgpack.decode(data, type=str))
@@ -237,6 +239,12 @@ class Owner:
                 await self._unused(application)
         except TimeoutError:
             log.warning("%s is taken down although it is in use", application)
+
+    async def _known(self) -> None:
+        """Until every entrance goes by what is published now."""
+        version = self._publish()
+        while not self._followers.go_by(version, time.monotonic()):  # noqa: ASYNC110 - or time passes
+            await asyncio.sleep(_LOOK_S)
 
     async def _unused(self, application: str) -> None:
         """Until every entrance goes by what is published now, and has no request there."""

@@ -92,6 +92,10 @@ class Followers:
     def uses(self, application: str, now: float) -> int:
         return sum(report.uses.get(application, 0) for report in self.living(now))
 
+    def go_by(self, version: int, now: float) -> bool:
+        """Whether every entrance goes by `version`, or a later one."""
+        return all(one.version >= version for one in self.living(now))
+
     def free_of(self, application: str, version: int, now: float) -> bool:
         """Whether every entrance goes by `version` and has no request with `application` any more."""
-        return all(one.version >= version and not one.uses.get(application) for one in self.living(now))
+        return self.go_by(version, now) and not self.uses(application, now)

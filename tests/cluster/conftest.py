@@ -125,7 +125,8 @@ class Running:
 
     def answering(self) -> list[int]:
         """The processes of the engines that sleep, by the answers that they began."""
-        return [int(line.split()[1]) for line in self.log.read_text().splitlines() if line.startswith("begin")]
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [int(line.split()[1]) for line in lines if line.startswith("begin")]
 
     def noted(self, what: str) -> int:
         return sum(line.startswith(what) for line in self.log.read_text().splitlines()) if self.log.exists() else 0

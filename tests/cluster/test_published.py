@@ -10,6 +10,8 @@ def test_an_application_is_free_when_all_have_heard_and_none_has_a_request_there
     followers.heard(Report("one", version=2), 0.0)
     followers.heard(Report("two", version=1), 0.0)
     assert not followers.free_of("old", 2, 1.0)
+    assert followers.go_by(1, 1.0)
+    assert not followers.go_by(2, 1.0)
     followers.heard(Report("two", version=2, uses={"old": 1}), 1.0)
     assert not followers.free_of("old", 2, 1.0)
     assert followers.uses("old", 1.0) == 1

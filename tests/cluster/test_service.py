@@ -180,7 +180,12 @@ async def test_without_an_owner_requests_are_served_and_the_routes_outlive_it(ru
         return status == 404  # whoever knows that there is no such target is there again
 
     await client.until(back)
-    assert (await client.state())["routes"]["switched"]["targets"] == [["other"]]
+
+    async def told_everywhere() -> bool:
+        states = await asyncio.gather(*(client.state() for _ in range(12)))
+        return all(one["routes"]["switched"]["targets"] == [["other"]] for one in states)
+
+    await client.until(told_everywhere, 20.0)
     assert _engines() == engines
     status, told = await client.order("switch", route="switched", target="demo", wait=True)
     assert (status, told["state"]) == (200, "done"), told
