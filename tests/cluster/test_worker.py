@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from roundhouse.cluster.wire import Failed, Part, Pieces, Taken, Told, decode_part, encode_request, untold
-from roundhouse.cluster.worker import Worker
+from roundhouse.cluster.worker import Worker, _batches
 from roundhouse.config import Settings, TargetSettings
-from roundhouse.core.chat import ChatRequest, Sampling, collect
+from roundhouse.core.chat import ChatRequest, Chunk, Sampling, collect
 from roundhouse.core.errors import ContextTooLong, Died, Error, LaunchFailed, Unsupported
 
 DEMO = TargetSettings(name="demo", type="llamacpp", model="demo", options={"n_threads": 1})
@@ -54,6 +54,36 @@ async def test_an_answer_comes_whole_after_the_word_that_it_was_taken(worker: Wo
     answer = collect(chunk for part in rest if isinstance(part, Pieces) for chunk in part.chunks)
     assert answer.text
     assert answer.usage.completion_tokens == 8
+
+
+async def test_pieces_travel_together_where_they_come_fast_and_at_once_where_they_do_not() -> None:
+    """The first and the last never wait."""
+
+    async def fast() -> AsyncIterator[Chunk]:
+        for number in range(100):
+            yield Chunk(str(number))
+            await asyncio.sleep(0)
+        yield Chunk(finish_reason="stop")
+
+    batches = [batch async for batch in _batches(fast())]  # type: ignore[arg-type]
+    assert batches[0][0] == Chunk("0")
+    assert len(batches[0]) < 5  # it did not wait
+    assert len(batches) < 20
+    assert "".join(chunk.text for batch in batches for chunk in batch) == "".join(map(str, range(100)))
+
+    asked: asyncio.Queue[Chunk | None] = asyncio.Queue()
+
+    async def slow() -> AsyncIterator[Chunk]:
+        while (chunk := await asked.get()) is not None:
+            yield chunk
+
+    coming = _batches(slow())  # type: ignore[arg-type]
+    for text in "abc":
+        asked.put_nowait(Chunk(text))
+        assert await anext(coming) == [Chunk(text)]
+    asked.put_nowait(None)
+    with pytest.raises(StopAsyncIteration):
+        await anext(coming)
 
 
 async def test_what_an_engine_refuses_crosses_as_the_error_that_it_is(worker: Worker) -> None:
