@@ -1,5 +1,5 @@
 # Two commands for users:      make demo   make test
-# For developers besides:      make check  make bench  make faults  make docs  make test-browser  make test-clients  make test-ray  make bench-ray  make test-live-vllm  make lock  make clean
+# For developers besides:      make check  make bench  make faults  make docs  make wordings  make test-browser  make test-clients  make test-postgres  make test-ray  make bench-ray  make test-live-vllm  make lock  make clean
 PYTHON ?= python3
 VENV   := .venv
 VLLM   := .venv-vllm
@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser test-browser pictures test-clients test-ray bench-ray test-live-vllm check faults docs bench lock clean
+.PHONY: help demo test browser test-browser pictures postgres test-postgres test-clients test-ray bench-ray test-live-vllm check faults docs wordings bench lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -62,6 +62,16 @@ pictures: $(VENV)/.dev browser ## renew the pictures of the pages in docs/pictur
 	$(BIN)/python -m tests.browser.pictures
 	$(BIN)/python -m tests.rating.pictures
 
+postgres: ## Debian's PostgreSQL, for the tests of shared state (needs apt-get and the rights to use it)
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	    || { echo "PostgreSQL is missing, and installing it needs apt-get and root: install it by hand"; exit 1; }; \
+	  { apt-get update --quiet=2 && apt-get install --yes --quiet=2 --no-install-recommends postgresql; } >/dev/null \
+	    || { echo "apt-get could not install PostgreSQL: install it by hand"; exit 1; }; }
+
+test-postgres: $(VENV)/.dev postgres ## the tests of state over SQLite and a real PostgreSQL, which they start themselves
+	NEEDS_POSTGRES=1 $(BIN)/python -m pytest -n 2 -m state
+
 # Frameworks that speak to us as clients; they bring half a gigabyte and other versions than ours.
 $(CLIENTS)/.ready: pyproject.toml constraints.txt | $(BIN)/python
 	$(PYTHON) -m venv $(CLIENTS)
@@ -69,7 +79,7 @@ $(CLIENTS)/.ready: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 test-clients: $(CLIENTS)/.ready ## langchain, llama-index and litellm as clients of the server (installs 0.6 GB)
-	$(CLIENTS)/bin/python -m pytest tests/clients
+	$(CLIENTS)/bin/python -m pytest -W default tests/clients  # what they leave open at the end is theirs
 
 # Ray pins nothing of ours, but it is 0.3 GB that nobody needs on one machine.
 $(RAY)/.ready: pyproject.toml constraints.txt | $(BIN)/python
@@ -94,6 +104,9 @@ faults: $(VENV)/.dev ## every way a backend fails, against our own server; renew
 
 docs: $(VENV)/.dev ## renew the tables that come from the code
 	$(BIN)/python -m roundhouse.testing.capabilities README.md
+
+wordings: $(VENV)/.dev ## an experiment from start to winner: two wordings, a running server, 400 questions with feedback
+	$(BIN)/python -m benchmarks.wordings
 
 bench: $(VENV)/.dev ## the budgets, printed
 	$(BIN)/python -m benchmarks

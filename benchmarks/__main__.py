@@ -8,6 +8,7 @@ import traceback
 from benchmarks import (
     batching,
     download,
+    drift,
     engine,
     eviction,
     experiments,
@@ -37,6 +38,7 @@ BENCHMARKS = {
     "experiments": experiments.run,
     "download": download.run,
     "recording": recording.run,
+    "drift": drift.run,
     "generator": generator.run,
 }
 

@@ -12,9 +12,10 @@ from random import Random
 from benchmarks.report import Row, percentile
 from benchmarks.wordings import compare
 from roundhouse.core.chat import ChatRequest
+from roundhouse.database import Address, Place
 from roundhouse.experiments.design import Arm, Experiment, assign, unit_id
 from roundhouse.experiments.sequential import units_per_arm
-from roundhouse.experiments.simulate import interval_of_share, simulate
+from roundhouse.experiments.simulate import interval_of_share, simulate, simulate_alike
 from roundhouse.experiments.store import Exposure, Outcome, Store
 from roundhouse.gateway.trials import Caller, Trials
 from roundhouse.gateway.wordings import with_prompt
@@ -31,10 +32,11 @@ _JUDGE = """
 import sys, time
 from pathlib import Path
 from benchmarks.experiments import DESIGN
+from roundhouse.database import Address
 from roundhouse.experiments.store import Store
 from roundhouse.experiments.verdict import judge
-from roundhouse.gateway.trials import data_of
-store = Store(Path(sys.argv[1]))
+from roundhouse.gateway.judging import ANALYSIS_S, data_of
+store = Store(Address(sys.argv[1]) if "://" in sys.argv[1] else Path(sys.argv[1]), limit_s=ANALYSIS_S)
 began = time.perf_counter()
 judge(DESIGN, data_of(store, DESIGN), DESIGN.weights)
 spent = time.perf_counter() - began
@@ -46,16 +48,24 @@ print(spent, int(peak.split()[1]) * 1024 / 1e6)
 
 def run() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        return [*_truth(), *_wordings(Path(folder)), *_cost(Path(folder)), *_analysis(Path(folder))]
+        return [*_truth(), *_wordings(Path(folder)), *_cost(Path(folder)), *_analysis(Path(folder) / "million.sqlite")]
 
 
 def _truth() -> list[Row]:
     same = simulate(Random(1), rates=(0.5, 0.5), experiments=2000, most_units=5000)
     _, each = units_per_arm(0.5, 0.6, 0.05, 0.8)
     other = simulate(Random(2), rates=(0.5, 0.6), experiments=2000, most_units=each + 50, planned=2 * each)
-    false, found = same.decided / 2000, other.higher / 2000
+    rng = Random(4)
+    skewed = simulate_alike(rng, lambda: rng.lognormvariate(0, 1.5), share=0.1, experiments=2000, most_units=2000)
+    false, found, uneven = same.decided / 2000, other.higher / 2000, skewed.decided / 2000
     return [
         Row("A/A, 2,000 experiments, looks every 50: false winners", _share(same.decided), "<= 5 %", false <= 0.05),
+        Row(
+            "A/A, 2,000 of log-normal seconds at 90 to 10, looks every 50: false winners",
+            _share(skewed.decided),
+            "<= 5 %",
+            uneven <= 0.05,
+        ),
         Row(f"A/B, 10 points, {each} units an arm: found", _share(other.higher), ">= 80 %", found >= 0.8),
     ]
 
@@ -87,8 +97,9 @@ def _cost(folder: Path) -> list[Row]:
     return [Row("resolve, assign and render, 2,000 characters, p50", f"{half:.0f} us", "<= 50 us", half <= 50)]
 
 
-def _analysis(folder: Path) -> list[Row]:
-    store, rng = Store(folder / "million.sqlite"), Random(3)
+def _analysis(place: Place) -> list[Row]:
+    """Of a place that is new."""
+    store, rng = Store(place, limit_s=60.0), Random(3)
     run = store.start(DESIGN, 1.0)
     for _ in range(_EXPOSURES // _BATCH):
         exposures, outcomes = [], []
@@ -99,9 +110,8 @@ def _analysis(folder: Path) -> list[Row]:
             outcomes.append(Outcome(hashed, number, "ok", float(rng.random() < 0.5), 1.0))
         store.write(exposures, outcomes)
     store.close()
-    ended = subprocess.run(
-        [sys.executable, "-c", _JUDGE, str(folder / "million.sqlite")], check=True, capture_output=True, text=True
-    )
+    where = place.url if isinstance(place, Address) else str(place)
+    ended = subprocess.run([sys.executable, "-c", _JUDGE, where], check=True, capture_output=True, text=True)
     spent, peak = map(float, ended.stdout.split())
     return [
         Row("1,000,000 exposures, analysed", f"{spent:.1f} s", "<= 5 s", spent <= 5),
@@ -112,3 +122,8 @@ def _analysis(folder: Path) -> list[Row]:
 def _share(hits: int) -> str:
     low, high = interval_of_share(hits, 2000)
     return f"{hits / 2000:.1%} [{low:.1%}, {high:.1%}]"
+
+
+if __name__ == "__main__":  # the analysis over an empty PostgreSQL, whose URL is given
+    for row in _analysis(Address(sys.argv[1])):
+        print(row.what, row.measured, row.budget, sep=" | ")

@@ -1,10 +1,9 @@
 """A model of Mistral 7B's shape on a GPU, through the transformers worker: `python -m benchmarks.gpu`.
 
 Random weights, made on the spot (15 GB on disk; `--tiny` makes a small one, to try the command without a GPU). Sixteen
-clients send prompts of 500 tokens and take 128 tokens each over the house's own HTTP server. Printed: tokens/s, time
-to the
-first token, time of the whole answer, the GPU's mean utilisation and memory. Budgets: utilisation over 70 %, and the
-first token of every request within 3 s.
+clients send prompts of 500 tokens and take 128 tokens each over the house's own HTTP server. Printed: tokens/s, time to
+the first token, time of the whole answer, the GPU's mean utilisation and memory. Budgets: utilisation over 70 %, and
+every request answered within 3 s, first token and whole.
 """
 
 from __future__ import annotations
@@ -131,7 +130,7 @@ async def _measured(url: str, requests: int) -> list[Row]:
 
 
 def _rows(answers: list[Answer], took: float, load_s: float, busy: list[float], memory: dict[str, Any]) -> list[Row]:
-    first = [one.first_token_s for one in answers]
+    first, whole = [one.first_token_s for one in answers], [one.total_s for one in answers]
     held = {place: size for model in memory["models"].values() for place, size in model["taken_bytes"].items()}
     promised = {place: size for model in memory["models"].values() for place, size in model["promised_bytes"].items()}
     used = ", ".join(f"{place}: {size / 2**30:.1f} GiB" for place, size in held.items())
@@ -145,7 +144,12 @@ def _rows(answers: list[Answer], took: float, load_s: float, busy: list[float], 
             "<= 3 s",
             max(first) <= 3,
         ),
-        Row(f"{_ANSWER_TOKENS} tokens whole", f"p50 {percentile([one.total_s for one in answers], 0.5):.2f} s"),
+        Row(
+            f"{_ANSWER_TOKENS} tokens whole",
+            f"p50 {percentile(whole, 0.5):.2f} s, p99 {percentile(whole, 0.99):.2f} s, most {max(whole):.2f} s",
+            "<= 3 s",
+            max(whole) <= 3,
+        ),
         Row("mean utilisation of the GPU", f"{mean:.0%}" if busy else "no GPU", "> 70 %", mean > 0.7 if busy else None),
         Row("memory held", used, "", None, f"planned {planned}"),
         Row("load, and the first answers", f"{load_s:.1f} s"),
@@ -165,7 +169,8 @@ async def _ask(session: aiohttp.ClientSession, url: str, number: int) -> Answer:
     }
     began, first, tokens = time.perf_counter(), 0.0, 0
     async with session.post(f"{url}/chat/completions", json=body) as response:
-        response.raise_for_status()
+        if response.status != 200:
+            raise SystemExit(f"the server answered {response.status}: {await response.text()}")
         async for line in response.content:
             if not line.startswith(b"data: {"):
                 continue

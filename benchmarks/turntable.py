@@ -67,13 +67,16 @@ async def _switching(memory_mib: int) -> tuple[Load, list[dict[str, Any]]]:
     async with Gateway(_settings(memory_mib)) as gateway:
         asked = await _questions(gateway)
         clients = [asyncio.create_task(_client(gateway, load, asked, number)) for number in range(_CLIENTS)]
-        done = []
-        for number in range(_SWITCHES):
+        done: list[dict[str, Any]] = []
+        serving, other = _TARGETS
+        for _ in range(_SWITCHES):
             await asyncio.sleep(_BETWEEN_S)
             began = time.perf_counter()
-            switch = gateway.switch("default", _TARGETS[(number + 1) % 2])
+            switch = gateway.switch("default", other)
             while not switch.over:
                 await switch.changed.wait()
+            if not switch.error:
+                serving, other = other, serving
             done.append({**switch.as_dict(), "began": began, "ended": time.perf_counter()})
         load.stop = True
         await asyncio.gather(*clients)

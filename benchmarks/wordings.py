@@ -1,6 +1,6 @@
 """Which wording of `rag_query` is better? Asked of live traffic, through a running server, with feedback.
 
-    python -m benchmarks.wordings
+    make wordings
 
 The demo model answers its held-out questions, whose right answers are known, in its trained wording or in a worse one.
 """
@@ -109,10 +109,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         told = compare(Path(folder), asked.questions)
     (found,) = told["comparisons"]
-    inside = found["by_intention"]["interval"]
+    by_intention, units, ratio = found["by_intention"], told["units"], told["sample_ratio"]["by_intention"]
+    inside = by_intention["interval"]
     print(f"{told['decision']}: {told['said']}")
-    print(f"worse - trained: {inside['estimate']:+.3f} [{inside['low']:+.3f}, {inside['high']:+.3f}]")
-    print(f"units {told['units']}; sample ratio e-value {told['sample_ratio']['by_intention']:.3g}, alarm at 1000")
+    print(f"  trained: {by_intention['control']:.1%} right of {units['trained']} questions")
+    print(f"  worse:   {by_intention['other']:.1%} right of {units['worse']} questions")
+    print(
+        f"  worse - trained: {inside['estimate']:+.3f}, 95% at every look [{inside['low']:+.3f}, {inside['high']:+.3f}]"
+    )
+    print(f"  sample ratio: {'MISMATCH' if ratio >= 1000 else 'no mismatch'} (e-value {ratio:.3g}, alarm at 1000)")
 
 
 if __name__ == "__main__":

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from roundhouse.database import Address, Place
 from roundhouse.engines.launch import Spawn
 from roundhouse.engines.lifecycle import Lodging
 from roundhouse.prompts.builtin import builtin
+from tests.postgres import PASSWORD, Postgres, missing, postgres_server
 
 DEMO = Path(__file__).parent.parent / "roundhouse" / "demo"
 VARO = "The lighthouse of Varo was built in 1871 by Ines Calder."
@@ -52,3 +54,30 @@ def demo_gguf() -> Path:
 @pytest.fixture(scope="session")
 def heldout() -> list[dict[str, Any]]:
     return [json.loads(line) for line in (DEMO / "heldout.jsonl").read_text().splitlines()]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m state`: whatever runs over a place of either kind."""
+    for item in items:
+        if {"place", "postgres"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.state)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that runs; whoever stops it starts it again."""
+    if why := missing():
+        if os.environ.get("NEEDS_POSTGRES"):
+            pytest.fail(why)
+        pytest.skip(why)
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where state lies: a file, and a database that was never used. What needs it runs over both."""
+    if request.param == "sqlite":
+        return tmp_path / "state" / "x.sqlite"
+    server: Postgres = request.getfixturevalue("postgres")
+    return Address(server.fresh(), PASSWORD)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from roundhouse.access.keys import Key, KeyLimits, Role
@@ -31,13 +33,20 @@ class _Bucket:
 
 @dataclass(slots=True)
 class Caller:
-    """One key at work; all its requests share it. `now` is any clock that only goes forward."""
+    """One key at work; all its requests share it. `now` is any clock that only goes forward.
+
+    `elsewhere`: how many of its requests run on other servers, as far as is known. `used_requests` and `used_tokens`
+    are what other servers have not been told of.
+    """
 
     name: str
     role: Role
     routes: frozenset[str] = frozenset()
     limits: KeyLimits = field(default_factory=KeyLimits)
     running: int = 0
+    elsewhere: int = 0
+    used_requests: int = 0
+    used_tokens: int = 0
     _requests: _Bucket = field(init=False)
     _tokens: _Bucket = field(init=False)
 
@@ -49,28 +58,60 @@ class Caller:
     def of(cls, key: Key) -> Caller:
         return cls(key.name, key.role, frozenset(key.routes), key.limits)
 
-    def enter(self, now: float) -> None:
-        """A request begins. Raises `RateLimited`, and then counts nothing. Every success wants a `leave`."""
+    def enter(self, now: float, count: int = 1) -> None:
+        """So many requests begin. Raises `RateLimited`, and then counts nothing. Every success wants a `leave`."""
         limits = self.limits
-        if limits.concurrent and self.running >= limits.concurrent:
+        if limits.concurrent and self.running + self.elsewhere + count > limits.concurrent:
             raise self._refused("concurrent", f"{limits.concurrent} requests at once", 1.0)
         if limits.tokens_per_minute and self._tokens.filled(now) <= 0:
             raise self._refused("tokens", f"{limits.tokens_per_minute} tokens a minute", self._tokens.seconds_until(1))
         if limits.requests_per_minute:
-            if self._requests.filled(now) < 1:
-                wait_s = self._requests.seconds_until(1)
+            if self._requests.filled(now) < count:
+                wait_s = self._requests.seconds_until(count)
                 raise self._refused("requests", f"{limits.requests_per_minute} requests a minute", wait_s)
-            self._requests.level -= 1
-        self.running += 1
+            self._requests.level -= count
+            self.used_requests += count
+        self.running += count
 
-    def leave(self) -> None:
-        self.running -= 1
+    def leave(self, count: int = 1) -> None:
+        self.running -= count
+
+    @contextmanager
+    def more(self, count: int, now: float) -> Iterator[None]:
+        """While one request that has entered is `count` more: several answers, each of which takes a slot.
+
+        Raises `RateLimited`, or `NotAllowed` if waiting would not help.
+        """
+        limits = self.limits
+        for most, what in ((limits.concurrent, "at once"), (limits.requests_per_minute, "a minute")):
+            if most and count + 1 > most:
+                raise NotAllowed(f'this asks for {count + 1} answers; the key "{self.name}" may have {most} {what}')
+        if count:
+            self.enter(now, count)
+        try:
+            yield
+        finally:
+            if count:
+                self.leave(count)
 
     def spend(self, tokens: int, now: float) -> None:
         """Tokens that were read and written for it: known only when they are, so the last answer may overdraw."""
         if self.limits.tokens_per_minute:
             self._tokens.filled(now)
             self._tokens.level -= tokens
+            self.used_tokens += tokens
+
+    def settle(self, requests: float | None, tokens: float | None, age_s: float, elsewhere: int, now: float) -> None:
+        """What is left over all servers, as it was `age_s` ago, before what they were not told of; None = all of it."""
+        self.elsewhere = elsewhere
+        for bucket, level, untold in (
+            (self._requests, requests, self.used_requests),
+            (self._tokens, tokens, self.used_tokens),
+        ):
+            if bucket.per_minute and level is not None:
+                bucket.level, bucket.at = level, now - age_s
+                bucket.filled(now)
+                bucket.level -= untold
 
     def may_use(self, route: str) -> bool:
         return not self.routes or route in self.routes

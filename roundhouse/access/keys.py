@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -86,6 +86,18 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def place(self) -> Path:
+        return self.path
+
+    def close(self) -> None:
+        """It holds nothing open."""
+
+    def replace(self, keys: Sequence[Key]) -> None:
+        """These, in place of all that are there. Raises `ConfigError` if the file cannot be written."""
+        with self._locked():
+            self._write(tuple(keys))
+
     def read(self) -> tuple[Key, ...]:
         """Raises `ConfigError` for a file that cannot be read or is none of ours."""
         try:
@@ -126,13 +138,18 @@ class KeyFile:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[Key, ...]]:
+        with self._locked():
+            yield self.read()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self.path.with_name(self.path.name + ".lock")))
             except OSError as error:
                 raise self._error(f"it cannot be written: {error.strerror or error}") from error
-            yield self.read()
+            yield
 
     def _write(self, keys: tuple[Key, ...]) -> None:
         """The file replaced as a whole: a full disk or a killed process leaves the old one."""

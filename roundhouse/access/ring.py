@@ -6,22 +6,25 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from roundhouse.access.caller import ANYONE, Caller
-from roundhouse.access.keys import Key, KeyFile, digest_of
+from roundhouse.access.keys import Key, KeyFile, KeyLimits, digest_of
+from roundhouse.access.table import Level, Used
 from roundhouse.core.errors import ConfigError, KeyRejected
 
 __all__ = ["KeyRing"]
 
 log = logging.getLogger(__name__)
-_LOOK_EVERY_S = 1.0
+_LOOK_EVERY_S = 0.5
 
 
 class KeyRing:
     """Keys are asked for from the moment there is one, and then until the process ends, even if all are revoked.
 
-    Raises `ConfigError` on building if the file cannot be read; a file that breaks later changes nothing.
+    Raises `ConfigError` on building if the file cannot be read; a file that breaks later changes nothing. `copied`: the
+    file is a copy of keys that are elsewhere: as long as it is not there, nobody knows whether there are any, and one
+    is asked for.
     """
 
     def __init__(
@@ -30,14 +33,17 @@ class KeyRing:
         configured: Sequence[Key] = (),
         *,
         required: bool = False,
+        copied: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._file = file
         self._configured = tuple(configured)
+        self._copied = copied
         self._clock = clock
         self._wall_clock = wall_clock
         self._callers: dict[str, tuple[Key, Caller]] = {}
+        self._ran: set[str] = set()
         self._stamp: tuple[int, int, int] | None = None
         self._looked = clock()
         self.required = required
@@ -50,7 +56,40 @@ class KeyRing:
         if now - self._looked >= _LOOK_EVERY_S:
             self._looked = now
             self._look()
-        return self.required
+        return self.required or (self._copied and self._stamp is None)
+
+    @property
+    def limited(self) -> bool:
+        """Whether any key has limits."""
+        return any(key.limits != KeyLimits() for key, _ in self._callers.values())
+
+    def used(self) -> dict[str, Used]:
+        """What limited keys have used since they were last told of, by digest, which counts as told now."""
+        found = {}
+        for digest, (key, caller) in self._callers.items():
+            if caller.used_requests or caller.used_tokens or caller.running or digest in self._ran:
+                if key.limits == KeyLimits():
+                    continue
+                found[digest] = Used(key.limits, caller.used_requests, caller.used_tokens, caller.running)
+                caller.used_requests = caller.used_tokens = 0
+        self._ran = {digest for digest, used in found.items() if used.running}
+        return found
+
+    def take_back(self, used: Mapping[str, Used]) -> None:
+        """Nobody could be told of this."""
+        for digest, one in used.items():
+            if digest in self._callers:
+                caller = self._callers[digest][1]
+                caller.used_requests += one.requests
+                caller.used_tokens += one.tokens
+        self._ran |= used.keys()
+
+    def settle(self, levels: Mapping[str, Level]) -> None:
+        """What is left of each key over all servers."""
+        now = self._clock()
+        for digest, (_, caller) in self._callers.items():
+            level = levels.get(digest, Level())
+            caller.settle(level.requests, level.tokens, level.age_s, level.elsewhere, now)
 
     def caller(self, secret: str | None) -> Caller:
         """Who asks with `secret`. Raises `KeyRejected`, in the same words for every reason."""

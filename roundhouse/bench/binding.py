@@ -57,19 +57,28 @@ class Binding:
     advice: str
 
 
-def loads(samples: Sequence[Sample], occupied: Sequence[Occupied], *, cores: int, memory_bytes: int) -> Load:
-    """Means over a trial. The first fifth is left out, for a queue is only growing then."""
+def loads(
+    samples: Sequence[Sample], occupied: Sequence[Occupied], *, cores: int, ours: float, memory_bytes: int
+) -> Load:
+    """Means over a trial. The first fifth is left out, for a queue is only growing then.
+
+    `cores` of the machine, `ours`: of which we may use so many; whichever is fuller counts.
+    """
     samples, occupied = _grown(samples), _grown(occupied)
     slotted = [one for one in occupied if one.slots]
     gpus = [max(share for share, *_ in sample.gpus) for sample in samples if sample.gpus]
     return Load(
-        processor=fmean(one.machine_cores for one in samples) / cores if samples else None,
+        processor=_fullest(samples, cores, ours) if samples else None,
         cores=fmean(one.own_cores for one in samples) if samples else None,
         gpu=fmean(gpus) if gpus else None,
         memory=max(one.machine_bytes for one in samples) / memory_bytes if samples else None,
         slots=fmean(one.busy / one.slots for one in slotted) if slotted else None,
         waiting=median(one.waiting for one in slotted) if slotted else None,
     )
+
+
+def _fullest(samples: Sequence[Sample], cores: int, ours: float) -> float:
+    return max(fmean(one.machine_cores for one in samples) / cores, fmean(one.own_cores for one in samples) / ours)
 
 
 def binding(load: Load, degraded: str) -> Binding:

@@ -1,7 +1,11 @@
 """Is B faster or slower than A, or the same, or can it not be told: a verdict for each metric.
 
-The ratio of a statistic is bootstrapped in two steps: rounds first, then blocks of requests that followed each other,
-about n^(1/3) long, for requests near each other in time are alike (Kuensch 1989; block length as in Hall et al. 1995).
+What requests of a round tell is bootstrapped by blocks of such as followed each other, for they are alike (Kuensch
+1989), as long as suits their autocorrelation (Politis, White 2004, for AR(1)). What rounds differ by is estimated from
+the rounds, with Student's t, for there are few: resampling two rounds would call one change in six that is none. The
+wider of the two intervals counts.
+
+Error rates: Newcombe's interval of a difference (1998, method 10), with fewer requests where failures come together.
 
 Quality is compared question by question: the interval of a difference of paired shares is that of Agresti and Min 2005
 (half a pair added to each cell), which keeps its width when no question was answered differently.
@@ -10,7 +14,7 @@ Quality is compared question by question: the interval of a difference of paired
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
@@ -18,6 +22,8 @@ from typing import TYPE_CHECKING
 
 from roundhouse.bench.records import Record
 from roundhouse.bench.results import Point, Results
+from roundhouse.bench.search import wilson
+from roundhouse.bench.statistics import effective_size
 from roundhouse.bench.summary import in_window, values_of
 from roundhouse.core.errors import InvalidRequest, MissingExtra
 
@@ -32,6 +38,8 @@ SHARES = (0.5, 0.95)
 _DRAWS = 2000
 _LEAST = 20
 _CELLS = 4_000_000  # of a batch of resamples: 32 MB
+_LEAST_S = 1e-12
+_ERROR_MARGIN = 0.01
 _SHARES_OF_1 = ("error_rate", "exact_match")
 
 
@@ -87,7 +95,7 @@ def compare(
     rows: list[Row] = []
     for load in shared:
         rows += _latencies(load, ours[load], theirs[load], margin, confidence, chance)
-        rows.append(_errors(load, ours[load], theirs[load], confidence, chance))
+        rows.append(_errors(load, ours[load], theirs[load], confidence))
         rows += _quality(load, ours[load], theirs[load], quality_margin, confidence)
     return rows, _notes(a, b, [*ours.values(), *theirs.values()])
 
@@ -137,97 +145,113 @@ def _latencies(
 
     rows = []
     for metric in METRICS:
-        sides = [[np.asarray(_values(point, metric)) for point in points] for points in (ours, theirs)]
+        sides = [[np.asarray(values) for point in points if (values := _values(point, metric))]
+                 for points in (ours, theirs)]  # fmt: skip
         if any(sum(len(values) for values in side) < _LEAST for side in sides):
             continue
-        found = [[_at(np.sort(np.concatenate(side))[None], share)[0] for share in SHARES] for side in sides]
-        drawn = [_draws(side, _quantiles, chance) for side in sides]
+        drawn = [_draws(side, chance) for side in sides]
         for number, share in enumerate(SHARES):
-            a, b = (float(side[number]) for side in found)
-            if a <= 0:
+            a, b = (float(_at(np.sort(np.concatenate(side))[None], share)[0]) for side in sides)
+            if a <= 0 or b <= 0:
                 continue
-            ratios = drawn[1][number] / np.maximum(drawn[0][number], 1e-12) - 1
-            low, high = (float(end) for end in np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2]))
+            within = np.log(np.maximum(drawn[1][number], _LEAST_S) / np.maximum(drawn[0][number], _LEAST_S))
+            low, high = np.quantile(within, [(1 - confidence) / 2, (1 + confidence) / 2])
+            half = _between(sides, share, confidence)
+            ends = (min(low, math.log(b / a) - half), max(high, math.log(b / a) + half))
+            low, high = (float(np.expm1(end)) for end in ends)
             verdict = _verdict(b / a - 1, low, high, margin, (Verdict.FASTER, Verdict.SLOWER))
             rows.append(Row(load, f"{metric}.p{share * 100:g}", a, b, b / a - 1, low, high, verdict))
     return rows
+
+
+def _between(sides: Sequence[Sequence[NDArray[np.float64]]], share: float, confidence: float) -> float:
+    """Half the width of the interval of a log ratio by what rounds differ; 0 where a side has but one."""
+    import numpy as np
+
+    if any(len(side) < 2 for side in sides):
+        return 0.0
+    logs = [[math.log(max(_LEAST_S, float(_at(np.sort(one)[None], share)[0]))) for one in side] for side in sides]
+    freedom = sum(len(side) - 1 for side in logs)
+    pooled = sum(float(np.var(side)) * len(side) for side in logs) / freedom
+    return student(confidence, freedom) * math.sqrt(pooled * sum(1 / len(side) for side in logs))
+
+
+def student(confidence: float, freedom: int) -> float:
+    """The t that a variable of so many degrees of freedom stays below, up or down, with that probability.
+
+    With t = sqrt(freedom) tan(angle), the density of the angle is proportional to cos(angle)^(freedom - 1).
+    """
+    import numpy as np
+
+    angles = np.linspace(0, math.pi / 2, 20_001)
+    density = np.cos(angles) ** (freedom - 1)
+    shares = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return math.sqrt(freedom) * math.tan(float(np.interp(confidence, shares / shares[-1], angles)))
 
 
 def _values(point: Point, metric: str) -> list[float]:
     return values_of(in_window(point.records, point.window), metric)
 
 
-def _draws(
-    rounds: Sequence[NDArray[np.float64]],
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    chance: np.random.Generator,
-) -> NDArray[np.float64]:
-    """The statistic of so many resamples: of rounds, and within each of blocks that may begin anywhere.
-
-    `statistic` is given one resample a row, NaN where a round had fewer values, and gives one row for each number.
-    """
+def _draws(rounds: Sequence[NDArray[np.float64]], chance: np.random.Generator) -> NDArray[np.float64]:
+    """The quantiles at `SHARES`, a row each, of so many resamples of every round by blocks that may begin anywhere."""
     import numpy as np
 
-    filled = [values for values in rounds if len(values)]
-    widest = max(map(len, filled))
-    table = np.full((len(filled), widest), np.nan)
-    for place, values in enumerate(filled):
-        table[place, : len(values)] = values
-    batch = max(1, _CELLS // (len(filled) * widest))
+    batch = max(1, _CELLS // sum(map(len, rounds)))
+    lengths = [_block_length(values) for values in rounds]
     found = []
     for begun in range(0, _DRAWS, batch):
         count = min(batch, _DRAWS - begun)
-        chosen = chance.integers(0, len(filled), (count, len(filled)))
-        picked = np.full((count, len(filled), widest), np.nan)
-        for place, values in enumerate(filled):
-            rows = chosen == place
-            picked[rows, : len(values)] = table[place][_blocks(len(values), int(rows.sum()), chance)]
-        found.append(statistic(picked.reshape(count, -1)))
+        picked = np.concatenate(
+            [values[_blocks(len(values), length, count, chance)]
+             for values, length in zip(rounds, lengths, strict=True)], axis=1,
+        )  # fmt: skip
+        picked.sort(axis=1)
+        found.append(np.stack([_at(picked, share) for share in SHARES]))
     return np.concatenate(found, axis=-1)
 
 
-def _blocks(n: int, count: int, chance: np.random.Generator) -> NDArray[np.int64]:
+def _block_length(values: NDArray[np.float64]) -> int:
+    """That which estimates a variance best where neighbours correlate by r, and those k apart by r^k."""
+    n = len(values)
+    effective = effective_size(values.tolist())
+    r = (n - effective) / (n + effective)  # that effective size's own
+    best: float = (1.5 * (2 * r / (1 - r * r)) ** 2 * n) ** (1 / 3)
+    return max(1, min(math.ceil(best), n // 4))
+
+
+def _blocks(n: int, length: int, count: int, chance: np.random.Generator) -> NDArray[np.int64]:
     """For each of `count` resamples the places of its `n` values."""
     import numpy as np
 
-    length = max(1, round(n ** (1 / 3)))
     begins = chance.integers(0, n, (count, -(-n // length), 1))
     places: NDArray[np.int64] = ((begins + np.arange(length)) % n).reshape(count, -1)[:, :n]
     return places
 
 
-def _quantiles(resamples: NDArray[np.float64]) -> NDArray[np.float64]:
-    import numpy as np
-
-    ordered = np.sort(resamples, axis=1)
-    return np.stack([_at(ordered, share) for share in SHARES])
-
-
 def _at(ordered: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """The quantile of each sorted row, by inverse CDF; NaN is last and does not count."""
-    import numpy as np
-
-    counts = (~np.isnan(ordered)).sum(axis=1)
-    places = np.maximum(0, np.ceil(share * counts - 1e-9).astype(np.int64) - 1)
-    found: NDArray[np.float64] = ordered[np.arange(len(ordered)), places]
+    """The quantile of each sorted row, by inverse CDF."""
+    found: NDArray[np.float64] = ordered[:, max(0, math.ceil(share * ordered.shape[1] - 1e-9) - 1)]
     return found
 
 
-def _errors(
-    load: str, ours: Sequence[Point], theirs: Sequence[Point], confidence: float, chance: np.random.Generator
-) -> Row:
+def _errors(load: str, ours: Sequence[Point], theirs: Sequence[Point], confidence: float) -> Row:
     """The difference of error rates; a difference is said when its interval leaves out 0."""
-    import numpy as np
+    (a, n), (b, m) = (_failed(points) for points in (ours, theirs))
+    (a_low, a_high), (b_low, b_high) = wilson(a, n, confidence), wilson(b, m, confidence)
+    low = b - a - math.hypot(b - b_low, a_high - a)
+    high = b - a + math.hypot(b_high - b, a - a_low)
+    verdict = _verdict(b - a, low, high, _ERROR_MARGIN, (Verdict.BETTER, Verdict.WORSE))
+    if low > 0 or high < 0:  # failures count however few they are
+        verdict = Verdict.WORSE if low > 0 else Verdict.BETTER
+    return Row(load, "error_rate", a, b, b - a, low, high, verdict)
 
-    sides = [[np.asarray([float(bool(one.error)) for one in _finished(point)]) for point in points]
-             for points in (ours, theirs)]  # fmt: skip
-    a, b = (float(np.concatenate(side).mean()) if sum(map(len, side)) else 0.0 for side in sides)
-    if a == b:
-        return Row(load, "error_rate", a, b, 0.0, 0.0, 0.0, Verdict.EQUIVALENT)
-    drawn = [_draws(side, lambda values: np.nanmean(values, axis=1), chance) for side in sides]
-    low, high = np.quantile(drawn[1] - drawn[0], [(1 - confidence) / 2, (1 + confidence) / 2])
-    verdict = _verdict(b - a, float(low), float(high), 0.0, (Verdict.BETTER, Verdict.WORSE))
-    return Row(load, "error_rate", a, b, b - a, float(low), float(high), verdict)
+
+def _failed(points: Sequence[Point]) -> tuple[float, float]:
+    """The share of requests that failed, and how many independent ones tell as much."""
+    rounds = [[float(bool(record.error)) for record in _finished(point)] for point in points]
+    total = sum(map(len, rounds))
+    return sum(map(sum, rounds)) / total if total else 0.0, sum(effective_size(one) for one in rounds)
 
 
 def _quality(load: str, ours: Sequence[Point], theirs: Sequence[Point], margin: float, confidence: float) -> list[Row]:

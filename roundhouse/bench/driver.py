@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -14,7 +15,9 @@ from roundhouse.bench.records import Record
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks
 from roundhouse.core.errors import Error
 
-__all__ = ["Ask", "Asked", "closed_loop", "open_loop", "planned", "quiet", "send"]
+__all__ = ["Ask", "Asked", "closed_loop", "keep_asking", "open_loop", "planned", "quiet", "send"]
+
+log = logging.getLogger(__name__)
 
 # Timers of an event loop fire late by up to its resolution: the last stretch is waited out in short steps.
 _NEAR_S = 0.0015
@@ -88,8 +91,26 @@ async def closed_loop(
 ) -> list[Record]:
     """`load.users` ask one request after another. Nothing is scheduled: each is due when its user is free."""
     records: list[Record] = []
+    with quiet():
+        await keep_asking(ask, requests, records, items, load.users, time.monotonic(), limit_s=limit_s)
+    return records
+
+
+async def keep_asking(
+    ask: Ask,
+    requests: Sequence[ChatRequest],
+    records: list[Record],
+    items: Sequence[int],
+    users: int,
+    begun: float,
+    *,
+    limit_s: float,
+) -> None:
+    """So many `users` ask `items` one after another; `records`, empty before, are in the order of asking.
+
+    May be cancelled: what runs then is cut.
+    """
     left = iter(items)
-    begun = time.monotonic()
 
     async def user() -> None:
         for item in left:
@@ -97,13 +118,12 @@ async def closed_loop(
             records.append(record)
             await _one(ask, requests[item], record, begun)
 
-    with quiet():
-        users = {asyncio.ensure_future(user()) for _ in range(load.users)}
-        try:
-            await asyncio.wait(users, timeout=limit_s)
-        finally:
-            await _give_up(users)
-    return sorted(records, key=lambda record: record.scheduled)
+    await _until(begun)
+    tasks = {asyncio.ensure_future(user()) for _ in range(users)}
+    try:
+        await asyncio.wait(tasks, timeout=limit_s)
+    finally:
+        await _give_up(tasks)
 
 
 async def _until(at: float) -> None:
@@ -149,6 +169,9 @@ async def _one(ask: Ask, request: ChatRequest, record: Record, begun: float) -> 
     except asyncio.CancelledError:
         record.cut = True
         raise
+    except Exception as error:  # a fault of a client's is no answer, and must not end a run of an hour
+        log.debug("a request failed in a way that no error of ours tells", exc_info=True)
+        record.error = type(error).__name__
     finally:
         record.end = time.monotonic() - begun
         record.gaps, record.text, record.pieces = tuple(gaps), "".join(parts), len(gaps) + (record.first is not None)

@@ -17,7 +17,7 @@ from roundhouse.core.chat import Sampling
 from roundhouse.core.errors import BadResponse
 from roundhouse.gateway import Gateway
 from roundhouse.store.manifest import GGUF
-from roundhouse.store.repository import Revision
+from roundhouse.store.revisions import Revision
 
 __all__ = ["failing", "measured", "target_of"]
 
@@ -55,14 +55,16 @@ async def measured(
     """
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     subjects = [_subject(revision, settings, questions) for revision in revisions]
-    points = await drive(subjects, [ClosedLoop(_AT_ONCE, count)], rounds=_ROUNDS, tell=tell)
-    for subject, found in zip(subjects, points, strict=True):
+    driven = await drive(subjects, [ClosedLoop(_AT_ONCE, count)], rounds=_ROUNDS, tell=tell)
+    if driven.ended_early:
+        raise BadResponse(f"the comparison could not be ended: {driven.ended_early}")
+    for subject, found in zip(subjects, driven.points, strict=True):
         if not any(point.summary.answered for point in found):
             errors = [record.error for point in found for record in point.records if record.error]
             raise BadResponse(f"{subject.name} answers nothing: {errors[0] if errors else 'it took too long'}")
     return [
         Results(VERSION, subject.name, began, {"model": subject.name}, {"count": count}, machine(), found)
-        for subject, found in zip(subjects, points, strict=True)
+        for subject, found in zip(subjects, driven.points, strict=True)
     ]
 
 

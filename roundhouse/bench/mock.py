@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 
-__all__ = ["Mock", "Timing", "mock_process"]
+__all__ = ["SERVED", "Mock", "Timing", "mock_process"]
 
+SERVED = "/served"
+_MOST_SERVED = 100_000
 _LIMIT_BYTES = 8 << 20
 _START_S = 30.0
 _HEAD = (
@@ -30,12 +34,14 @@ _HEAD = (
 class Timing:
     """Seconds from the request to the first token, between tokens, and how many tokens there are.
 
-    From `stall_at_s` after the first request on, nothing at all is sent for `stall_s`.
+    `spread`: up to so many times longer to the first token, evenly. From `stall_at_s` after the first request on,
+    nothing at all is sent for `stall_s`.
     """
 
     ttft_s: float = 0.05
     itl_s: float = 0.005
     tokens: int = 16
+    spread: float = 0.0
     stall_at_s: float = 0.0
     stall_s: float = 0.0
 
@@ -45,13 +51,19 @@ class Timing:
 
 
 class Mock:
-    """Speaks OpenAI's chat API on loopback, over raw sockets, for its times must be its own."""
+    """Speaks OpenAI's chat API on loopback, over raw sockets, for its times must be its own.
+
+    `served`: of the last requests, in the order of their ends, when each came and when each of its tokens was sent, for
+    a busy machine delays the mock as well. `GET /served` tells it as JSON.
+    """
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._first: float | None = None
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._chance = random.Random(1)  # noqa: S311 - a delay, no secret
+        self.served: deque[list[float]] = deque(maxlen=_MOST_SERVED)
         self.port = 0
 
     async def __aenter__(self) -> Mock:
@@ -76,6 +88,9 @@ class Mock:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 came = time.monotonic()
+                if head.startswith(b"GET " + SERVED.encode() + b" "):
+                    await self._tell(writer)
+                    continue
                 found = re.search(rb"content-length:\s*(\d+)", head, re.IGNORECASE)
                 if found:
                     await reader.readexactly(min(int(found[1]), _LIMIT_BYTES))
@@ -91,14 +106,23 @@ class Mock:
         if self._first is None:
             self._first = came
         writer.write(_HEAD)
+        first, times = came + timing.ttft_s * (1 + timing.spread * self._chance.random()), [came]
         for number in range(timing.tokens):
-            await self._at(came + timing.ttft_s + number * timing.itl_s)
+            await self._at(first + number * timing.itl_s)
             event = _piece({"content": "word "})
             if number == timing.tokens - 1:
                 usage = {"prompt_tokens": 9, "completion_tokens": timing.tokens, "total_tokens": 9 + timing.tokens}
                 event += _piece({}, "stop") + _event({"choices": [], "usage": usage}) + b"data: [DONE]\n\n"
             writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+            times.append(time.monotonic())
         writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        self.served.append(times)
+
+    async def _tell(self, writer: asyncio.StreamWriter) -> None:
+        body = json.dumps(list(self.served)).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
+        writer.write(body)
         await writer.drain()
 
     async def _at(self, moment: float) -> None:

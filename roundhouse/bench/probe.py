@@ -19,6 +19,7 @@ from roundhouse.bench.sampling import Sampler
 from roundhouse.bench.search import Search, Trial
 from roundhouse.bench.statistics import effective_size
 from roundhouse.bench.summary import lateness
+from roundhouse.resources.hardware import cpu, usable_threads
 
 __all__ = ["Probe", "probe"]
 
@@ -45,14 +46,14 @@ async def probe(ask: Ask, setup: Setup, load: OpenLoop, search: Search, slots: S
     allowed = int((1 - search.attainment) * len(records))
     occupied: list[Occupied] = []
     with quiet(), Sampler(setup.hertz) as sampler:
-        begun = time.monotonic() + 0.05
+        begun = sampler.begun
         driving = asyncio.ensure_future(send(ask, setup.requests, records, begun, limit_s=setup.limit_s))
         stopped = False
         try:
             while not driving.done():
                 await asyncio.wait((driving,), timeout=_LOOK_S)
-                if (seen := slots()) is not None:
-                    occupied.append(seen)
+                if (busy := slots()) is not None:
+                    occupied.append(busy)
                 outcomes = judged(records, setup.slos, time.monotonic() - begun)
                 if not driving.done() and outcomes.count(False) > allowed:
                     stopped = True
@@ -71,8 +72,8 @@ async def probe(ask: Ask, setup: Setup, load: OpenLoop, search: Search, slots: S
         stopped=stopped,
         degraded=lateness([record for record in records if record.sent]),
     )
-    cores, memory_bytes = psutil.cpu_count() or 1, psutil.virtual_memory().total
-    return Probe(trial, loads(sampler.samples, occupied, cores=cores, memory_bytes=memory_bytes))
+    cores, ours, memory_bytes = psutil.cpu_count() or 1, usable_threads(), cpu().total_bytes
+    return Probe(trial, loads(sampler.samples, occupied, cores=cores, ours=ours, memory_bytes=memory_bytes))
 
 
 def judged(records: Sequence[Record], slos: Mapping[str, float], now: float) -> list[bool]:

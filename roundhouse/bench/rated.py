@@ -60,7 +60,7 @@ def section(status: Status, runs: Sequence[Results]) -> str:
         table(head, rows),
     ]
     if status.strengths:
-        strong = [(one.variant, f"{one.points:.0f} [{one.low:.0f}, {one.high:.0f}]") for one in status.strengths]
+        strong = [(one.variant, one.said) for one in status.strengths]
         parts.append(table(("Bradley-Terry with ties", "points [95 % interval]"), strong))
     labels = {run.label for run in runs}
     strangers = [variant for variant in status.variants if variant not in labels]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -10,17 +12,20 @@ from typing import TypeVar
 
 from roundhouse.bench.arrivals import Arrivals, ClosedLoop, OpenLoop, Shape, pick, plan
 from roundhouse.bench.dataset import Question
-from roundhouse.bench.driver import Ask, closed_loop, open_loop
+from roundhouse.bench.driver import Ask, closed_loop, keep_asking, planned, quiet, send
+from roundhouse.bench.happenings import Happenings
 from roundhouse.bench.quality import judge
 from roundhouse.bench.records import Record
 from roundhouse.bench.results import Point
 from roundhouse.bench.sampling import Sampler
 from roundhouse.bench.summary import Window, in_window, summarise
 from roundhouse.core.chat import ChatRequest
+from roundhouse.core.errors import Error
 
-__all__ = ["Setup", "Subject", "describe", "drive", "warm_up"]
+__all__ = ["STOPPED", "Driven", "Setup", "Subject", "describe", "drive", "warm_up"]
 
 T = TypeVar("T")
+STOPPED = "it was stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +47,23 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is measured: `open` starts it, and ends it when it is left; it is opened once for each of its turns."""
+    """What is measured: `open` starts it, and ends it when it is left; it is opened once for each of its turns.
+
+    `happenings`: where it notes what becomes of its engines.
+    """
 
     name: str
     open: Callable[[], AbstractAsyncContextManager[Ask]]
     setup: Setup
+    happenings: Happenings = field(default_factory=Happenings)
+
+
+@dataclass(slots=True)
+class Driven:
+    """The points of each subject in the order they were measured. `ended_early`: why not all; empty = all were."""
+
+    points: list[list[Point]]
+    ended_early: str = ""
 
 
 async def warm_up(ask: Ask, setup: Setup, count: int = 1) -> list[Record]:
@@ -61,24 +78,36 @@ async def drive(
     *,
     rounds: int = 1,
     tell: Callable[[str], None] = lambda text: None,
-) -> list[list[Point]]:
-    """Every load of every subject, `rounds` times; the points of each subject in the order they were measured.
+    stop: asyncio.Event | None = None,
+) -> Driven:
+    """Every load of every subject, `rounds` times.
 
     Every other round goes backwards (ABBA), so that what drifts weighs on all alike. A subject is open during its own
-    turns alone, and is asked one question before anything is timed.
+    turns alone, and is asked one question before anything is timed. What was measured before `stop` is set, or before
+    a subject fails to open, is not lost. Raises what keeps the very first from opening.
     """
-    points: list[list[Point]] = [[] for _ in subjects]
-    for place, turns in groupby(_order(len(subjects), rounds), key=lambda turn: turn[0]):
-        subject = subjects[place]
-        async with subject.open() as ask:
-            (first,) = await warm_up(ask, subject.setup)
-            if first.error:
-                tell(f"note: the first request of {subject.name} failed ({first.error})")
-            for _, number in turns:
-                for load in _turned(loads, number):
-                    tell(_announced(subject, load, number, rounds, alone=len(subjects) == 1))
-                    points[place].append(await _point(ask, subject.setup, load, number))
-    return points
+    driven = Driven([[] for _ in subjects])
+    stop = stop or asyncio.Event()
+    try:
+        for place, turns in groupby(_order(len(subjects), rounds), key=lambda turn: turn[0]):
+            subject = subjects[place]
+            async with subject.open() as ask:
+                (first,) = await warm_up(ask, subject.setup)
+                if first.error:
+                    tell(f"note: the first request of {subject.name} failed ({first.error})")
+                for _, number in turns:
+                    for load in _turned(loads, number):
+                        tell(_announced(subject, load, number, rounds, alone=len(subjects) == 1))
+                        point = await _point(ask, subject, load, number, stop)
+                        driven.points[place] += [point] if point.records else []
+                        if stop.is_set():
+                            driven.ended_early = STOPPED
+                            return driven
+    except Error as error:
+        if not any(driven.points):
+            raise
+        driven.ended_early = str(error)
+    return driven
 
 
 def _order(subjects: int, rounds: int) -> list[tuple[int, int]]:
@@ -95,17 +124,13 @@ def _announced(subject: Subject, load: Arrivals, number: int, rounds: int, *, al
     return f"{named}, round {number + 1} of {rounds}" if rounds > 1 else named
 
 
-async def _point(ask: Ask, setup: Setup, load: Arrivals, repeat: int) -> Point:
-    seed = setup.seed + repeat
-    with Sampler(setup.hertz) as sampler:
-        match load:
-            case OpenLoop():
-                due = plan(replace(load, seed=seed))
-                items = pick(range(len(setup.requests)), len(due), seed)
-                records = await open_loop(ask, setup.requests, items, due, limit_s=setup.limit_s)
-            case ClosedLoop():
-                items = pick(range(len(setup.requests)), load.count, seed)
-                records = await closed_loop(ask, setup.requests, items, load, limit_s=setup.limit_s)
+async def _point(ask: Ask, subject: Subject, load: Arrivals, repeat: int, stop: asyncio.Event) -> Point:
+    setup = subject.setup
+    records, work = _work(ask, setup, load, setup.seed + repeat)
+    with quiet(), Sampler(setup.hertz) as sampler:
+        begun = sampler.begun
+        await _until_stopped(work(begun), stop)
+    records = [record for record in records if record.end]  # the others were never sent
     window = _window(records, setup, load)
     summary = summarise(records, window, setup.slos, paced=isinstance(load, OpenLoop))
     quality = judge(in_window(records, window), setup.questions)
@@ -113,7 +138,33 @@ async def _point(ask: Ask, setup: Setup, load: Arrivals, repeat: int) -> Point:
         for record in records:
             record.text = ""
     level, unit = (load.users, "users") if isinstance(load, ClosedLoop) else (_rate(load, records), "requests/s")
-    return Point(describe(load), level, unit, repeat, window, summary, quality, records, sampler.samples)
+    happened = subject.happenings.since(begun)
+    return Point(describe(load), level, unit, repeat, window, summary, quality, records, sampler.samples, happened)
+
+
+def _work(
+    ask: Ask, setup: Setup, load: Arrivals, seed: int
+) -> tuple[list[Record], Callable[[float], Coroutine[None, None, None]]]:
+    """The records that will be filled in, and what fills them in from a moment on; planned before the first is due."""
+    if isinstance(load, OpenLoop):
+        due = plan(replace(load, seed=seed))
+        records = planned(pick(range(len(setup.requests)), len(due), seed), due)
+        return records, lambda begun: send(ask, setup.requests, records, begun, limit_s=setup.limit_s)
+    asked: list[Record] = []
+    items = pick(range(len(setup.requests)), load.count, seed)
+    return asked, lambda begun: keep_asking(ask, setup.requests, asked, items, load.users, begun, limit_s=setup.limit_s)
+
+
+async def _until_stopped(work: Coroutine[None, None, None], stop: asyncio.Event) -> None:
+    """`work` to its end, or cancelled when it is to stop."""
+    driving, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((driving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        driving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await driving
 
 
 def _window(records: Sequence[Record], setup: Setup, load: Arrivals) -> Window:
@@ -130,7 +181,7 @@ def _window(records: Sequence[Record], setup: Setup, load: Arrivals) -> Window:
 def _rate(load: OpenLoop, records: Sequence[Record]) -> float:
     if load.shape is not Shape.REPLAY:
         return load.rate
-    span = records[-1].scheduled - records[0].scheduled
+    span = records[-1].scheduled - records[0].scheduled if records else 0.0
     return len(records) / span if span else float(len(records))
 
 

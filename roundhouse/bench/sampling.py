@@ -14,12 +14,18 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Sample", "Sampler", "energy_j"]
+from roundhouse.resources.hardware import cpu
+
+__all__ = ["Sample", "Sampler", "energy_j", "within"]
+
+# The first request is due so long after the samples begin, so that it is not late by what it takes to begin.
+_LEAD_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`at` in seconds from the start. `cpu` in cores: ours with all children, and of the machine; memory in bytes.
+    """`at` in seconds from the start of the load. Cores and bytes in use: ours with all children, and of the machine,
+    or of the control group that confines our memory.
 
     `gpus`: for each, its share of time busy (0 to 1), bytes in use, watts (None where it does not tell).
     """
@@ -33,7 +39,10 @@ class Sample:
 
 
 class Sampler:
-    """Samples until left. `pids` are watched with their children, besides this process and its own."""
+    """Samples until left. `pids` are watched with their children, besides this process and its own.
+
+    `begun` (monotonic): the zero of all times of the load, a moment ahead when it is entered.
+    """
 
     def __init__(self, hertz: float = 5.0, pids: Iterable[int] = ()) -> None:
         self.samples: list[Sample] = []
@@ -42,11 +51,11 @@ class Sampler:
         self._known: dict[int, psutil.Process] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bench sampler", daemon=True)
-        self._begun = 0.0
+        self.begun = 0.0
         self._nvml: Any = None
 
     def __enter__(self) -> Sampler:
-        self._begun = time.monotonic()
+        self.begun = time.monotonic() + _LEAD_S
         self._thread.start()
         return self
 
@@ -63,20 +72,21 @@ class Sampler:
         try:
             while not self._over.wait(self._period_s):
                 cores, size = self._own()
-                memory = psutil.virtual_memory()
+                memory = cpu()
                 self.samples.append(
                     Sample(
-                        at=time.monotonic() - self._begun,
+                        at=time.monotonic() - self.begun,
                         own_cores=cores,
                         machine_cores=psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1),
                         own_bytes=size,
-                        machine_bytes=memory.total - memory.available,
+                        machine_bytes=memory.total_bytes - memory.free_bytes,
                         gpus=_gpus(self._nvml),
                     )
                 )
         finally:
             if self._nvml is not None:
-                self._nvml.nvmlShutdown()
+                with contextlib.suppress(self._nvml.NVMLError):
+                    self._nvml.nvmlShutdown()
 
     def _own(self) -> tuple[float, int]:
         """Cores in use since the last call, and resident bytes, of the watched processes and their children."""
@@ -93,6 +103,11 @@ class Sampler:
                 cores += process.cpu_percent() / 100
                 size += process.memory_info().rss
         return cores, size
+
+
+def within(samples: Iterable[Sample], begin: float, end: float) -> list[Sample]:
+    """Those of the measured window."""
+    return [sample for sample in samples if begin <= sample.at <= end]
 
 
 def energy_j(samples: Iterable[Sample]) -> float | None:
@@ -121,7 +136,10 @@ def _gpus(nvml: Any) -> tuple[tuple[float, int, float | None], ...]:
     if nvml is None:
         return ()
     rows = []
-    for index in range(nvml.nvmlDeviceGetCount()):
+    count = 0
+    with contextlib.suppress(nvml.NVMLError):  # a driver that is being exchanged
+        count = nvml.nvmlDeviceGetCount()
+    for index in range(count):
         with contextlib.suppress(nvml.NVMLError):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             busy = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100

@@ -35,7 +35,11 @@ class Window:
 class Summary:
     """Times in seconds. `metrics`: definition id -> {"n", "mean", "effective_n", "p50", "p95", "p99"}.
 
-    `goodput`: requests that kept all of the SLOs per second, None without SLOs; `attainment` is their share.
+    Counts are of the requests that were due in the window. `offered_per_s`: those that were due. `requests_per_s` and
+    the tokens: what was answered within the window, whenever it was due, so that a server which falls behind shows it;
+    `late` of those due were answered after the window. `uncounted` answers came without a count of their tokens, and
+    are in no number of tokens. `goodput`: requests that kept all of the SLOs per second, None without SLOs;
+    `attainment` is their share.
     """
 
     requests: int
@@ -53,6 +57,9 @@ class Summary:
     degraded: str
     metrics: Mapping[str, Mapping[str, Any]]
     by_target: Mapping[str, int] = field(default_factory=dict)
+    offered_per_s: float = 0.0
+    late: int = 0
+    uncounted: int = 0
 
 
 def in_window(records: Sequence[Record], window: Window) -> list[Record]:
@@ -72,9 +79,11 @@ def summarise(records: Sequence[Record], window: Window, slos: Mapping[str, floa
     finished = [record for record in measured if not record.cut]
     answered = [record for record in finished if not record.error]
     errors = Counter(record.error for record in finished if record.error)
-    tokens = sum(record.output_tokens for record in answered)
+    counted = [record for record in answered if record.output_tokens]
+    tokens = sum(record.output_tokens for record in counted)
     good, judged = _kept(finished, slos)
     seconds = max(window.seconds, 1e-9)
+    ended = [record for record in records if record.answered and window.begin <= record.end <= window.end]
     metrics = {name: _metric(values_of(measured, name)) for name in DEFINITIONS}
     return Summary(
         requests=len(measured),
@@ -83,16 +92,28 @@ def summarise(records: Sequence[Record], window: Window, slos: Mapping[str, floa
         errors=dict(errors),
         error_rate=sum(errors.values()) / len(finished) if finished else 0.0,
         window_s=seconds,
-        requests_per_s=len(answered) / seconds,
-        input_tokens_per_s=sum(record.prompt_tokens for record in answered) / seconds,
-        output_tokens_per_s=tokens / seconds,
-        pieces_per_token=sum(record.pieces for record in answered) / tokens if tokens else None,
+        requests_per_s=len(ended) / seconds,
+        input_tokens_per_s=sum(record.prompt_tokens for record in ended) / seconds,
+        output_tokens_per_s=sum(_tokens_within(record, window) for record in records if record.answered) / seconds,
+        pieces_per_token=sum(record.pieces for record in counted) / tokens if tokens else None,
         goodput=good / seconds if slos else None,
         attainment=good / judged if slos and judged else None,
         degraded=lateness(measured) if paced else "",
         metrics=metrics,
         by_target=dict(Counter(record.target for record in answered if record.target)),
+        offered_per_s=len(measured) / seconds,
+        late=sum(record.end > window.end for record in answered),
+        uncounted=len(answered) - len(counted),
     )
+
+
+def _tokens_within(record: Record, window: Window) -> float:
+    """Its output tokens that came in the window, if they came evenly."""
+    begun, ended = record.end if record.first is None else record.first, record.end
+    if ended <= begun:
+        return float(record.output_tokens) if window.begin <= ended <= window.end else 0.0
+    within = min(ended, window.end) - max(begun, window.begin)
+    return record.output_tokens * max(0.0, within) / (ended - begun)
 
 
 def _metric(values: Sequence[float]) -> Mapping[str, Any]:

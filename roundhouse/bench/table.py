@@ -6,9 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from roundhouse.bench.results import Point, Results
+from roundhouse.bench.sampling import within
+from roundhouse.bench.summary import Summary
 
-__all__ = ["lines", "quantile_said"]
+__all__ = ["lines", "notes", "quantile_said"]
 
+_WHOLE_TOKENS = 0.8
+_MANY = 0.05
 _SHOWN = ("ttft_sched", "ttft", "e2e_sched", "tpot", "itl", "lag")
 
 
@@ -17,19 +21,42 @@ def lines(results: Results) -> Iterator[str]:
         yield from _point(point)
 
 
+def notes(told: Summary) -> Iterator[str]:
+    """What a reader of the numbers must know besides."""
+    if not told.requests:
+        yield "nothing was due in the measured time: warm-up and cool-down leave none of it"
+    if told.degraded:
+        yield f"DEGRADED: {told.degraded}"
+    if told.late > _MANY * told.answered:
+        yield (
+            f"{told.late} of {told.answered} answers were ready only after the measured time: the server fell behind, "
+            "or answers take long beside it"
+        )
+    if told.uncounted:
+        yield f"{told.uncounted} answers came without a count of their tokens, which are in no number here"
+    if told.pieces_per_token and told.pieces_per_token < _WHOLE_TOKENS:
+        yield f"{1 / told.pieces_per_token:.1f} tokens come in a piece: itl is between pieces, tpot between tokens"
+
+
 def quantile_said(told: Mapping[str, Any]) -> str:
     """Milliseconds with the interval, or how many values it would have needed."""
     if told["value"] is None:
-        return f"n {told['n']} < {told['needed']}"
-    return f"{told['value'] * 1000:.1f} [{told['low'] * 1000:.1f}, {told['high'] * 1000:.1f}]"
+        return f"too few: {told['n']} of {told['needed']}"
+    value, low, high = (_milliseconds(told[name]) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:,.1f}" if seconds < 1 else f"{seconds * 1000:,.0f}"
 
 
 def _point(point: Point) -> Iterator[str]:
     told = point.summary
     yield f"{point.load}" + (f" (round {point.repeat + 1})" if point.repeat else "")
     yield (
-        f"  {told.answered} answered, {sum(told.errors.values())} failed, {told.cut} cut; {told.requests_per_s:.2f} "
-        f"requests/s, {told.output_tokens_per_s:.1f} tokens/s out, over {told.window_s:.1f} s"
+        f"  {told.answered} answered, {sum(told.errors.values())} failed, {told.cut} cut; {told.offered_per_s:.2f} "
+        f"asked/s, {told.requests_per_s:.2f} answered/s, {told.output_tokens_per_s:.1f} tokens/s out, "
+        f"over {told.window_s:.1f} s"
     )
     if told.errors:
         yield "  errors: " + ", ".join(f"{name} {count}" for name, count in told.errors.items())
@@ -51,9 +78,11 @@ def _point(point: Point) -> Iterator[str]:
         yield text
         if quality.note:
             yield f"  note: {quality.note}"
-    if point.samples:
-        cores = sum(sample.own_cores for sample in point.samples) / len(point.samples)
-        most = max(sample.own_bytes for sample in point.samples)
+    if samples := within(point.samples, point.window.begin, point.window.end):
+        cores = sum(sample.own_cores for sample in samples) / len(samples)
+        most = max(sample.own_bytes for sample in samples)
         yield f"  {cores:.2f} cores and at most {most / (1 << 20):.0f} MiB, ours and our engines'"
-    if told.degraded:
-        yield f"  DEGRADED: {told.degraded}"
+    for one in point.happened:
+        yield f"  at {one.at:.1f} s: {one.what}"
+    for note in notes(told):
+        yield f"  {note}"

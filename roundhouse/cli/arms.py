@@ -44,10 +44,10 @@ def questions_of(dataset: str, count: int | None = None) -> list[Question]:
 
 
 def _of_experiment(settings: Settings, name: str) -> list[Arm]:
+    from roundhouse.gateway.labels import current_catalog
     from roundhouse.gateway.trials import designs_of
-    from roundhouse.gateway.wordings import catalog_of
 
-    designs = designs_of(settings, catalog_of(settings))
+    designs = designs_of(settings, current_catalog(settings))
     if name not in designs:
         raise InvalidRequest(f'there is no experiment "{name}"{nearest(name, designs)}', param="experiment")
     design = designs[name]

@@ -12,6 +12,7 @@ import typer
 
 from roundhouse.cli.common import JSONOption, print_json
 from roundhouse.core.errors import InvalidRequest
+from roundhouse.core.files import write_atomically
 
 if TYPE_CHECKING:
     from roundhouse.bench.results import Results
@@ -63,7 +64,7 @@ def gate(
     )
     text = f"{said}\n\n{text}"
     if comment is not None:
-        comment.write_text(text, encoding="utf-8")
+        write_atomically(comment, text.encode())
     print(text, end="")
     if failed:
         raise typer.Exit(1)
@@ -97,13 +98,14 @@ def selftest(
     ttft: Annotated[float, typer.Option(min=0, help="Seconds the mock takes to its first token.")] = 0.2,
     itl: Annotated[float, typer.Option(min=0, help="Seconds it takes between tokens.")] = 0.02,
     tokens: Annotated[int, typer.Option(min=1)] = 16,
+    spread: Annotated[float, typer.Option(min=0, help="Up to so many times longer to the first token.")] = 0.0,
     as_json: JSONOption = False,
 ) -> None:
-    """The load generator's own error: it is driven against a mock of known timing."""
+    """The load generator's own error: it is driven against a mock that tells what it took, token by token."""
     from roundhouse.bench.mock import Timing
     from roundhouse.bench.selftest import selftest as test
 
-    told = asyncio.run(test(rate, count, Timing(ttft, itl, tokens)))
+    told = asyncio.run(test(rate, count, Timing(ttft, itl, tokens, spread)))
     if as_json:
         print_json({**asdict(told), "errors": [{**asdict(one), "share": one.share} for one in told.errors]})
         return
@@ -111,7 +113,8 @@ def selftest(
     print(f"P99 lag of sending {_ms(told.lag.value)}; P99 added to the first token {_ms(told.added.value)}")
     for one in told.errors:
         share = "" if one.share is None else f"{one.share * 100:+6.2f} %"
-        print(f"{one.metric:5} true {_ms(one.true_s)}  P50 {_ms(one.p50_s)} {share}  P99 {_ms(one.p99_s)}")
+        named = f"{one.metric} P{one.percentile:g}"
+        print(f"{named:9} the mock took {_ms(one.true_s)}, measured {_ms(one.measured_s)} {share}")
 
 
 def _ms(seconds: float | None) -> str:
@@ -133,7 +136,8 @@ def write_report(path: Path, results: list[Results], ratings: Path | None = None
     from roundhouse.bench.report import page
 
     rated = "" if ratings is None else _rated(ratings, results)
-    path.write_text(page(results, rated), encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page(results, rated).encode())
 
 
 def _rated(ratings: Path, results: list[Results]) -> str:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
+import signal
+import tempfile
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +21,8 @@ from roundhouse.core.chat import Sampling
 from roundhouse.core.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from roundhouse.bench.arrivals import Arrivals
     from roundhouse.bench.compare import Row
     from roundhouse.bench.results import Results
@@ -67,16 +73,18 @@ def run(
 
     Without --rate, --users or --trace: 4 requests a second. With --against, a second one takes turns with it (ABBA), so
     that what drifts weighs on both, and a verdict is given for each metric. Exit code 1 if one answered no request.
+    Ctrl-C ends it with what was measured so far; once more ends it at once.
     """
     from roundhouse.bench import dataset as datasets
-    from roundhouse.bench.results import write
-    from roundhouse.bench.run import Setup
+    from roundhouse.bench.run import STOPPED, Setup
     from roundhouse.bench.table import lines
 
     if sum((bool(rate), bool(users), trace is not None)) > 1:
         raise typer.BadParameter("give --rate, --users or --trace; they are three kinds of load")
     if out_against is not None and not (against or against_url):
         raise typer.BadParameter("--out-against needs --against or --against-url")
+    for file in filter(None, (out, out_against, html)):
+        _check_place(file)
     loads = _loads(rate, users, trace, arrivals, to_rate, burstiness, count, seed)
     questions = datasets.read(dataset)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
@@ -97,13 +105,9 @@ def run(
         raise typer.BadParameter(str(error)) from error
     if label:
         results[0] = replace(results[0], label=label)
-    for path, result in zip((out, out_against), results, strict=False):
-        if path is not None:
-            write(path, result)
-    if html is not None:
-        write_report(html, results)
-    if keep:
-        for result in results:
+    written = _written(results, (out, out_against), html)
+    for result in results if keep else ():
+        if not result.ended_early:
             _keep(result)
     rows, comparison = _compared(results, margin)
     if as_json:
@@ -112,7 +116,12 @@ def run(
     else:
         print("\n\n".join("\n".join(((f"{one.label}:",) if rows else ()) + tuple(lines(one))) for one in results))
         print(comparison, end="")
-    if not all(any(point.summary.answered for point in one.points) for one in results):
+    early = results[0].ended_early
+    if early:
+        tell(f"roundhouse: the run is not whole: {early}; what was measured before is here")
+    if early == STOPPED:
+        raise typer.Exit(130)
+    if early or not written or not all(any(point.summary.answered for point in one.points) for one in results):
         raise typer.Exit(1)
 
 
@@ -136,15 +145,17 @@ class _Where:
         return {"route": self.model or "default"}
 
     def subject(self, setup: Setup, settings: Settings | None) -> Subject:
+        from roundhouse.bench.happenings import Happenings
         from roundhouse.bench.run import Subject
         from roundhouse.bench.subject import of_gateway, of_url
         from roundhouse.gateway import Gateway
 
+        seen = Happenings()
         if settings is None or self.url:
             if not self.url.startswith(("http://", "https://")):
                 raise typer.BadParameter(f"a URL begins with http:// or https://, not {self.url}")
-            return Subject(self.name, lambda: of_url(self.url, self.kind, self.model, self.key), setup)
-        return Subject(self.name, lambda: of_gateway(Gateway(settings)), setup)
+            return Subject(self.name, lambda: of_url(self.url, self.kind, self.model, self.key, seen), setup, seen)
+        return Subject(self.name, lambda: of_gateway(Gateway(settings), seen), setup, seen)
 
 
 def _loads(
@@ -201,20 +212,78 @@ async def _run(
     from roundhouse.bench.run import drive
 
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    points = await drive(subjects, loads, rounds=rounds, tell=tell)
-    return [
-        Results(VERSION, one.name, began, said, asked, machine(), found, one.setup.slos)
-        for one, said, found in zip(subjects, told, points, strict=True)
-    ]
+    with _until_interrupted() as stop:
+        driven = await drive(subjects, loads, rounds=rounds, tell=tell, stop=stop)
+    found = [
+        Results(VERSION, one.name, began, said, asked, machine(), points, one.setup.slos,
+                ended_early=driven.ended_early)
+        for one, said, points in zip(subjects, told, driven.points, strict=True) if points
+    ]  # fmt: skip
+    if not found:
+        raise KeyboardInterrupt  # stopped before anything was asked
+    return found
+
+
+@contextlib.contextmanager
+def _until_interrupted() -> Iterator[asyncio.Event]:
+    """Set by the first Ctrl-C or SIGTERM; the next one ends the program as ever."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        tell("roundhouse: stopping; once more ends it at once")
+        stop.set()
+        restore()
+
+    def restore() -> None:
+        for one in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(one)
+
+    for one in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # where loops know no signals, Ctrl-C is as ever
+            loop.add_signal_handler(one, interrupted)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+def _check_place(path: Path) -> None:
+    """Refused before anything is started: an hour later it is too late."""
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} cannot be written: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be written: {error}") from error
+
+
+def _written(results: list[Results], outs: tuple[Path | None, Path | None], html: Path | None) -> bool:
+    """Whether every file that was asked for could be written; why one could not is said, and the others still are."""
+    from roundhouse.bench.results import write
+
+    jobs = [(path, partial(write, path, one)) for path, one in zip(outs, results, strict=False) if path is not None]
+    jobs += [(html, partial(write_report, html, results))] if html is not None else []
+    whole = True
+    for path, job in jobs:
+        try:
+            job()
+        except OSError as error:
+            tell(f"roundhouse: {path} could not be written: {error}")
+            whole = False
+    return whole
 
 
 def _compared(results: list[Results], margin: float) -> tuple[list[Row], str]:
-    """The second beside the first; nothing for one alone."""
+    """The second beside the first; nothing for one alone, or if one was not measured under a load of the other."""
     from roundhouse.bench.compare import compare, markdown
 
     if len(results) == 1:
         return [], ""
     a, b = results
+    if a.ended_early and not {one.load for one in a.points} & {one.load for one in b.points}:
+        return [], ""
     rows, notes = compare(a, b, margin=margin)
     return rows, "\n" + markdown(rows, notes, (a.label, b.label))
 

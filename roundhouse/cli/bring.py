@@ -20,9 +20,9 @@ from roundhouse.store.manifest import GGUF, SAFETENSORS
 from roundhouse.store.ollama import pull_into_ollama
 from roundhouse.store.pull import Order, Pulled, pull
 from roundhouse.store.references import Reference
-from roundhouse.store.repository import Revision
+from roundhouse.store.revisions import Revision
 
-__all__ = ["described", "import_", "pull_", "rollback", "update"]
+__all__ = ["described", "import_", "pull_", "renew", "rollback", "update"]
 
 
 def import_(
@@ -99,6 +99,13 @@ def _pull(models: Models, order: Order, *, current: bool = True) -> Pulled:
     with download_shown() as listen:
         pulling = pull(models.store, order, pace=models.pace(), permit=models.permit, listen=listen, current=current)
         return asyncio.run(pulling)
+
+
+def renew(models: Models, revision: Revision) -> None:
+    """Bring the contents of a revision anew that are damaged, from the commit that it came from."""
+    gone = models.store.set_damage_aside(revision)
+    tell(f"{revision.reference}: {', '.join(gone) or 'nothing'} put aside, to be fetched again")
+    _pull(models, replace(models.renewal(revision), revision=revision.manifest.revision), current=False)
 
 
 def update(

@@ -15,13 +15,13 @@ from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings
 from roundhouse.config import Invalid, Settings, schema
 from roundhouse.core.errors import ConfigError, TemplateError
 from roundhouse.gateway.build import provider_types
+from roundhouse.gateway.labels import current_catalog
 from roundhouse.gateway.trials import designs_of
-from roundhouse.gateway.wordings import catalog_of
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Check, describe and show the configuration.", no_args_is_help=True)
-_SECRET_KEYS = {"api_key", "headers", "env", "key"}
+_SECRET_KEYS = {"api_key", "headers", "env", "key", "password"}
 _LOGIN = re.compile(r"(://)[^/@\s]+@")  # a name and a password in a URL
 
 
@@ -33,7 +33,7 @@ def check(
     """Read the file and say everything that is wrong with it."""
     try:
         settings = settings_of(file)
-        designs_of(settings, catalog_of(settings))
+        designs_of(settings, current_catalog(settings))
     except Invalid as error:
         _report(error.faults, as_json)
     except ConfigError as error:
@@ -87,6 +87,8 @@ def show(config: ConfigOption = None, as_json: JSONOption = False) -> None:
         for field in dataclasses.fields(section):
             key = f"{title}.{field.name.removesuffix('_s')}"
             print(f"{key} = {getattr(section, field.name)}  ({settings.origins.get(key, 'default')})")
+    if settings.state.url:
+        print(f"state.url = {_masked(settings.state.url)}  ({settings.origins.get('state.url', '')})")
     for target in settings.targets:
         shown = _masked(msgspec.to_builtins(target))
         told = {name: value for name, value in shown.items() if value not in ("", None, {}, [], False)}

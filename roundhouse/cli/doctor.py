@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings_of
+from roundhouse.cli.state import state_told
 from roundhouse.gateway.checks import TargetCheck, check_targets
 from roundhouse.resources import hardware
 
@@ -38,6 +39,7 @@ def doctor(config: ConfigOption = None, as_json: JSONOption = False) -> None:
         "missing_cpu_flags": missing,
         "extras": {extra: _version(package) for extra, package in _EXTRAS.items()},
         "config": settings.source,
+        "state": state_told(settings),
         "targets": [target.as_dict() for target in targets],
     }
     if as_json:
@@ -60,6 +62,8 @@ def _show(found: dict[str, Any], targets: list[TargetCheck]) -> None:
             f"{extra}: " + (f"installed ({installed})" if installed else f'missing; pip install "roundhouse[{extra}]"')
         )
     print(f"configuration: {found['config']}")
+    state = found["state"]
+    print(f"state: {state['place']}: {state['detail']}" if state["ok"] else f"state: NO {state['detail']}")
     for target in targets:
         print(f"  {'ok ' if target.ok else 'NO '} {target.name} ({target.type}, {target.model}): {target.detail}")
 

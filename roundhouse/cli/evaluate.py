@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +63,9 @@ def evaluate(
     settings = settings_of(config)
     arms = arms_of(settings, variant or (), experiment) if variant or experiment else []
     sampling = Sampling(max_tokens=max_tokens)
+    if any(":" in name for name in metric or ()):
+        # A scorer of one's own lies beside the questions; a console script does not look there by itself.
+        sys.path.insert(0, "")
     plan = Plan(dataset, tuple(metric or ()), judge, judge_prompt, sampling, at_once, confidence, seed)
     done = asyncio.run(run(settings, answers, arms, questions_of(dataset, count), plan, tell))
     told, written = done.evaluation, answers.with_suffix(".html")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -11,17 +13,20 @@ from typing import Annotated, Any
 import typer
 
 from roundhouse.cli.common import ConfigOption, JSONOption, order, print_json, server_url, settings_of
+from roundhouse.config import Settings
 from roundhouse.core.errors import InvalidRequest
 from roundhouse.experiments.design import Experiment
 from roundhouse.experiments.estimate import Difference, Sums
-from roundhouse.experiments.sequential import units_per_arm
+from roundhouse.experiments.sequential import units_for, units_per_arm
 from roundhouse.experiments.simulate import interval_of_share, simulate
 from roundhouse.experiments.store import Store
 from roundhouse.experiments.verdict import MISMATCH, Comparison, Report, judge
+from roundhouse.gateway.judging import ANALYSIS_S, data_of
+from roundhouse.gateway.keeping import experiments_place
+from roundhouse.gateway.labels import current_catalog
 from roundhouse.gateway.standings import standing
 from roundhouse.gateway.steering import begin, design_of, end
-from roundhouse.gateway.trials import data_of, designs_of, state_path
-from roundhouse.gateway.wordings import catalog_of
+from roundhouse.gateway.trials import designs_of
 
 __all__ = ["app"]
 
@@ -29,13 +34,14 @@ app = typer.Typer(help="Compare prompts, routes and settings on live traffic.", 
 NameArgument = Annotated[str, typer.Argument(help="An experiment of the configuration.")]
 ServerOption = Annotated[str, typer.Option("--url", help="A running server; default: this user's, on this machine.")]
 _MOST_LOOKS = 200_000_000
+_LEAST_UNITS = 20
 
 
 @app.command("list")
 def show_all(config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Print the experiments of the configuration, and which of them run."""
-    designs, store = _opened(config)
-    runs = store.runs()
+    with _opened(config) as (designs, store):
+        runs = store.runs()
     rows: list[dict[str, Any]] = [
         {
             "name": name,
@@ -62,7 +68,8 @@ def start(name: NameArgument, url: ServerOption = "", config: ConfigOption = Non
     if url:
         told = order(server_url(url, None), "/admin/experiments/start", {"experiment": name})
     else:
-        run = begin(state_path(), _designs(config), name)
+        settings = settings_of(config)
+        run = begin(experiments_place(settings), _designs(settings), name)
         told = {"name": name, "state": run.state.value, "weights": dict(run.weights)}
     _tell(as_json, told, f"{name} is running")
 
@@ -81,7 +88,8 @@ def stop(
         body = {"experiment": name, "promote": promote, "reason": reason}
         told = order(server_url(url, None), "/admin/experiments/stop", body)
     else:
-        run = end(state_path(), _designs(config), name, promote, reason)
+        settings = settings_of(config)
+        run = end(experiments_place(settings), _designs(settings), name, promote, reason)
         told = {"name": name, "state": run.state.value, "winner": run.winner}
     said = f"{name}: {promote} is given to everybody" if promote else f"{name} is stopped"
     _tell(as_json, told, said)
@@ -90,15 +98,15 @@ def stop(
 @app.command()
 def status(name: NameArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Print what the data allow to say, at any time and as often as you like."""
-    designs, store = _opened(config)
-    design = design_of(designs, name)
-    run = store.runs().get(name)
-    if run is None:
-        raise InvalidRequest(f"{name} was never started; `roundhouse experiment start {name}` does", param="name")
-    if as_json:
-        print_json(standing(store, design, run))
-        return
-    data = data_of(store, design)
+    with _opened(config) as (designs, store):
+        design = design_of(designs, name)
+        run = store.runs().get(name)
+        if run is None:
+            raise InvalidRequest(f"{name} was never started; `roundhouse experiment start {name}` does", param="name")
+        if as_json:
+            print_json(standing(store, design, run))
+            return
+        data, events = data_of(store, design), store.events(name)
     report = judge(design, data, run.weights)
     print(f"{name} is {run.state.value}: {report.said}")
     for arm in design.arms:
@@ -108,35 +116,42 @@ def status(name: NameArgument, config: ConfigOption = None, as_json: JSONOption 
     for one in report.comparisons:
         _print_comparison(design, one)
     _print_ratio(report)
-    for at, said in store.events(name):
+    for at, said in events:
         print(f"  {datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M} {said}")
 
 
 @app.command()
 def power(
     base: Annotated[float | None, typer.Option(min=0, max=1, help="The control's rate; default: from --from.")] = None,
-    difference: Annotated[float, typer.Option(help="What should be found, such as 0.05.")] = 0.05,
+    difference: Annotated[float, typer.Option(help="What should be found, in the metric's unit, such as 0.05.")] = 0.05,
     power: Annotated[float, typer.Option(min=0.01, max=0.9999, help="The chance of finding it.")] = 0.8,
     alpha: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Chance of a false winner.")] = 0.05,
-    history: Annotated[str, typer.Option("--from", help="An experiment whose control's rate is taken.")] = "",
+    arms: Annotated[int, typer.Option(min=2, max=100, help="With the control; all are compared with it.")] = 2,
+    history: Annotated[str, typer.Option("--from", help="An experiment, whose control tells mean and spread.")] = "",
+    metric: Annotated[str, typer.Option(help="Of that experiment, its own or total_s; default: what decides.")] = "",
     config: ConfigOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Print how many units an experiment on a rate needs."""
-    if history:
-        base = _rate_of(history, config)
-    if base is None:
-        raise typer.BadParameter("name the control's rate by --base, or an experiment by --from")
+    """Print how many units an experiment needs, on a rate, or on what an earlier one has measured."""
+    level = alpha / (arms - 1)
     try:
-        once, looking = units_per_arm(base, base + difference, alpha, power)
+        if history:
+            base, variance = _measured(history, metric, config)
+            once, looking = units_for(difference, 2 * variance, level, power)
+        elif base is None:
+            raise typer.BadParameter("name the control's rate by --base, or an experiment by --from")
+        else:
+            variance = base * (1 - base)
+            once, looking = units_per_arm(base, base + difference, level, power)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    told = {"base": base, "difference": difference, "power": power, "alpha": alpha}
+    told = {"base": base, "difference": difference, "power": power, "alpha": alpha, "arms": arms}
     said = (
         f"{base:.4g} against {base + difference:.4g}, found with a chance of {power:.0%}: {looking} units of each arm "
         f"if you look at any time, {once} for one look at the end; set `planned: {2 * looking}`"
     )
-    _tell(as_json, {**told, "units_per_arm": looking, "units_per_arm_one_look": once}, said)
+    counted = {"units_per_arm": looking, "units_per_arm_one_look": once, "variance_of_a_unit": variance}
+    _tell(as_json, {**told, **counted}, said)
 
 
 @app.command("simulate")
@@ -175,22 +190,28 @@ def try_out(
     _tell(as_json, {**asdict(found), "share": found.decided / experiments, "interval": [low, high]}, said)
 
 
-def _designs(config: Path | None) -> dict[str, Experiment]:
+def _designs(settings: Settings) -> dict[str, Experiment]:
+    return designs_of(settings, current_catalog(settings))
+
+
+@contextmanager
+def _opened(config: Path | None) -> Iterator[tuple[dict[str, Experiment], Store]]:
     settings = settings_of(config)
-    return designs_of(settings, catalog_of(settings))
+    with closing(Store(experiments_place(settings), limit_s=ANALYSIS_S)) as store:
+        yield _designs(settings), store
 
 
-def _opened(config: Path | None) -> tuple[dict[str, Experiment], Store]:
-    return _designs(config), Store(state_path())
-
-
-def _rate_of(name: str, config: Path | None) -> float:
-    designs, store = _opened(config)
-    design = design_of(designs, name)
-    sums = sum(store.sums(name, design.metric).get(design.arms[0].name, {}).values(), Sums())
-    if not (sums.m and sums.binary):
-        raise InvalidRequest(f"{name} has no outcomes of 0 and 1 for {design.metric}; give --base", param="from")
-    return sums.mean
+def _measured(name: str, metric: str, config: Path | None) -> tuple[float, float]:
+    """Mean of the control, and variance of one of its units."""
+    with _opened(config) as (designs, store):
+        design = design_of(designs, name)
+        metric = metric or design.metric
+        sums = sum(store.sums(name, metric).get(design.arms[0].name, {}).values(), Sums())
+    if sums.units < _LEAST_UNITS:
+        said = f"{name} has {sums.units} units with {metric}, which tell no spread; give --base"
+        raise InvalidRequest(said, param="from")
+    mean, variance = sums.adjusted(0.0)
+    return mean, variance * sums.units
 
 
 def _tell(as_json: bool, told: dict[str, Any], said: str) -> None:

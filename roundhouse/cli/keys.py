@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import closing
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ import typer
 from roundhouse.access.keys import Key, KeyLimits, Role, new_key
 from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings_of, tell
 from roundhouse.core.errors import ModelNotFound
-from roundhouse.server.access import key_file
+from roundhouse.server.access import keys_of
 
 __all__ = ["app"]
 
@@ -42,19 +43,20 @@ def create(
     limits = KeyLimits(requests_per_minute, tokens_per_minute, concurrent)
     expires = time.time() + days * _DAY_S if days else 0.0
     key, secret = new_key(name, role, routes=tuple(route or ()), limits=limits, expires=expires)
-    file = key_file(settings)
-    file.add(key)
+    with closing(keys_of(settings)) as kept:
+        kept.add(key)
     if as_json:
-        print_json({**_shown(key), "key": secret, "file": str(file.path)})
+        print_json({**_shown(key), "key": secret, "file": str(kept.place)})
         return
     print(secret)
-    tell(f'key "{name}" ({role.value}) is in {file.path} as a hash; the secret above is not shown again')
+    tell(f'key "{name}" ({role.value}) is in {kept.place} as a hash; the secret above is not shown again')
 
 
 @app.command("list")
 def list_keys(config: ConfigOption = None, as_json: JSONOption = False) -> None:
-    """List the keys of the file, without their secrets, which are not known any more."""
-    keys = key_file(settings_of(config)).read()
+    """List the keys that were made, without their secrets, which are not known any more."""
+    with closing(keys_of(settings_of(config))) as kept:
+        keys = kept.read()
     if as_json:
         print_json([_shown(key) for key in keys])
         return
@@ -74,7 +76,8 @@ def revoke(
     as_json: JSONOption = False,
 ) -> None:
     """Remove a key: a running server refuses it within a second."""
-    key = key_file(settings_of(config)).revoke(name)
+    with closing(keys_of(settings_of(config))) as kept:
+        key = kept.revoke(name)
     if as_json:
         print_json(_shown(key))
     else:

@@ -33,6 +33,7 @@ from roundhouse.cli import (
     rate,
     search,
     serve,
+    state,
     stats,
 )
 from roundhouse.core.errors import Error
@@ -58,6 +59,7 @@ app.command("load")(operate.load)
 app.command("unload")(operate.unload)
 app.command("reload")(operate.reload)
 app.add_typer(config.app, name="config")
+app.add_typer(state.app, name="state")
 app.add_typer(deploy.app, name="deploy")
 app.add_typer(faults.app, name="faults")
 app.add_typer(keys.app, name="keys")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import sys
 from dataclasses import asdict
@@ -14,12 +15,13 @@ from msgspec import structs
 from roundhouse.cli import bring
 from roundhouse.cli.common import ConfigOption, JSONOption, ModelArgument, print_json, settings_of, tell
 from roundhouse.cli.tables import ago, megabytes, print_csv, print_table
-from roundhouse.core.errors import ChecksumMismatch
+from roundhouse.core.errors import ChecksumMismatch, InUse, NotInStore
 from roundhouse.gateway.models import Models
 from roundhouse.gateway.prospect import would_fit
+from roundhouse.store.http import without_secrets
 from roundhouse.store.licences import licence_of
 from roundhouse.store.references import Reference
-from roundhouse.store.repository import Revision
+from roundhouse.store.revisions import Revision
 
 __all__ = ["app"]
 
@@ -39,9 +41,13 @@ def list_models(config: ConfigOption = None, as_json: JSONOption = False) -> Non
     rows = [*_on_disk(models), *_not_here(models)]
     for row in rows:
         row["fits"] = would_fit(row.pop("facts"), settings)
+    damaged = models.store.damaged()
     if as_json:
-        print_json({"store": str(models.store.layout.root), "models": rows})
+        faults = [{"reference": one.reference, "fault": one.said} for one in damaged]
+        print_json({"store": str(models.store.layout.root), "models": rows, "damaged": faults})
         return
+    for one in damaged:
+        tell(f"{one.reference} is damaged: {one.said}; pull it again, or `roundhouse models rm {one.reference}`")
     heads = ("MODEL", "LICENCE", "COMMERCIAL", "FITS", "SIZE", "CONTEXT", "REVISIONS", "USED")
     print_table(heads, [_shown(row) for row in rows])
 
@@ -72,7 +78,7 @@ def _on_disk(models: Models) -> list[dict[str, Any]]:
 
 
 def _not_here(models: Models) -> list[dict[str, Any]]:
-    here = {one.manifest.name for one in models.store.revisions()}
+    here = {one.manifest.name for one in models.store.revisions() if one.current}
     rows = []
     for name, entry in models.catalogue.items():
         if name in here:
@@ -154,6 +160,10 @@ def show(model: ModelArgument, config: ConfigOption = None, as_json: JSONOption 
         for form, where in (("ollama", entry.ollama), ("gguf", entry.gguf), ("safetensors", entry.safetensors)):
             if where:
                 print(f"  {form:<12}{where}")
+        if entry.gated:
+            print(
+                "  gated       the hub gives its safetensors to a token of an account that has accepted the terms there"
+            )
         if recommended := {
             name: value for name, value in structs.asdict(entry.sampling).items() if value not in (None, ())
         }:
@@ -162,7 +172,7 @@ def show(model: ModelArgument, config: ConfigOption = None, as_json: JSONOption 
         mark = "current" if one.current else "kept"
         manifest = one.manifest
         print(f"\n{one.reference} ({mark}, {manifest.created}, last used {ago(one.used)})")
-        print(f"  from {manifest.source} {manifest.revision}".rstrip())
+        print(f"  from {without_secrets(manifest.source)} {manifest.revision}".rstrip())
         print(f"  licence {manifest.licence or 'not named'}: {licence_of(manifest.licence).said}")
         print(f"  at {one.path}")
         for file in manifest.files:
@@ -184,23 +194,34 @@ def rm(model: ModelArgument, config: ConfigOption = None, as_json: JSONOption = 
 @app.command()
 def verify(
     model: Annotated[str, typer.Argument(help="NAME, NAME:VARIANT or NAME@REVISION; default: everything.")] = "",
+    repair: Annotated[bool, typer.Option("--repair", help="Fetch what is damaged anew from where it came.")] = False,
     config: ConfigOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Read every byte and compare it with its sha256. Exit code 1 if anything is damaged."""
-    store = Models(settings_of(config)).store
+    """Read every byte and compare it with its sha256. Exit code 1 if anything is damaged, and stays so."""
+    models = Models(settings_of(config))
+    store = models.store
     reference = Reference.parse(model) if model else Reference("")
     chosen = store.revisions(reference.name, reference.variant)
+    lost = store.damaged(reference.name, reference.variant)
     if reference.revision or (model and not chosen):
-        chosen = [store.find(reference)]
-    found = {one.reference: _fault(store.verify, one) for one in chosen}
+        chosen, lost = [store.find(reference)], []
+    found = {}
+    for one in chosen:
+        with contextlib.suppress(NotInStore, InUse):  # somebody removes it meanwhile
+            found[one.reference] = _fault(store.verify, one)
+    if repair:
+        for one in (one for one in chosen if found.get(one.reference)):
+            bring.renew(models, one)
+            found[one.reference] = _fault(store.verify, one)
+    found |= {one.reference: one.said for one in lost}
     if as_json:
         print_json({"revisions": [{"reference": name, "fault": fault} for name, fault in found.items()]})
     else:
         for name, fault in found.items():
             print(f"{name}: {fault or 'whole'}")
     if any(found.values()):
-        tell("pull or import a damaged model again: its good files are kept")
+        tell("`roundhouse models verify --repair` fetches what is damaged anew; import what was imported again")
         sys.exit(1)
 
 
@@ -247,7 +268,7 @@ def show_licences(
             {
                 "model": f"{manifest.name}:{manifest.variant}",
                 "revision": manifest.id,
-                "source": manifest.source,
+                "source": without_secrets(manifest.source),
                 "licence": manifest.licence,
                 "declared": manifest.declared,
                 "commercial": str(licence.commercial),

@@ -28,6 +28,7 @@ _PARTS = {
     "checkpoints": "context checkpoints",
     "prompt_cache": "prompt cache",
     "runtime": "engine itself",
+    "companions": "draft model, adapters",
 }
 
 

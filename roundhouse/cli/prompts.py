@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,16 +14,20 @@ import typer
 from msgspec import structs
 
 from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings_of, tell
+from roundhouse.config import Settings
 from roundhouse.core.chat import ChatRequest
-from roundhouse.core.errors import ConfigError, Error, InvalidRequest
+from roundhouse.core.errors import ConfigError, Error, InvalidRequest, TemplateError
 from roundhouse.gateway import Gateway
+from roundhouse.gateway.keeping import address_of, prompts_folder
+from roundhouse.gateway.labels import current_catalog
 from roundhouse.gateway.parity import FIXTURE, Parity, compared
 from roundhouse.gateway.plain import labels_told, prompt_told, read_told
-from roundhouse.gateway.wordings import Read, catalog_of, folder_of, with_prompt
+from roundhouse.gateway.wordings import Read, folder_of, with_prompt
 from roundhouse.prompts.catalog import Catalog
 from roundhouse.prompts.families import DEFAULT, FAMILIES, fit_roles
 from roundhouse.prompts.prompt import Prepared, Prompt
 from roundhouse.prompts.shelf import move_label
+from roundhouse.prompts.table import PromptTable
 
 __all__ = ["app"]
 
@@ -36,7 +41,7 @@ VarOption = Annotated[
 @app.command("list")
 def show_all(config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Print every prompt with its version, labels, wordings and variables."""
-    catalog = catalog_of(settings_of(config))
+    catalog = current_catalog(settings_of(config))
     rows = [_row(catalog, prompt) for prompt in sorted(catalog, key=lambda one: one.name)]
     if as_json:
         print_json({"prompts": rows})
@@ -61,7 +66,7 @@ def _row(catalog: Catalog, prompt: Prompt) -> dict[str, Any]:
 @app.command()
 def show(name: NameArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Print a prompt: its variables and every wording as it was written."""
-    prompt = catalog_of(settings_of(config)).find(name)
+    prompt = current_catalog(settings_of(config)).find(name)
     if as_json:
         print_json(prompt_told(prompt))
     else:
@@ -84,7 +89,7 @@ def render(
     Exit code 1 for a variable that is missing, unknown or ill-typed.
     """
     settings = settings_of(config)
-    catalog = catalog_of(settings)
+    catalog = current_catalog(settings)
     request = with_prompt(catalog, name, _values(catalog.find(name), var or []), ChatRequest((), model=model))
     read = asyncio.run(_read(Gateway(settings), request)) if model else _read_offline(request, family)
     if as_json:
@@ -101,9 +106,13 @@ def render(
 
 @app.command()
 def diff(old: NameArgument, new: NameArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
-    """Print what differs between two prompts or versions; exit code 1 if anything does."""
-    catalog = catalog_of(settings_of(config))
-    one, other = catalog.find(old), catalog.find(new)
+    """Print what differs between two prompts or versions; exit code 1 if anything does, 2 for a prompt there is not."""
+    catalog = current_catalog(settings_of(config))
+    try:
+        one, other = catalog.find(old), catalog.find(new)
+    except TemplateError as error:
+        tell(f"roundhouse: {error}")
+        sys.exit(2)
     lines = list(
         difflib.unified_diff(
             _text_of(one).splitlines(),
@@ -129,8 +138,13 @@ def label(
     as_json: JSONOption = False,
 ) -> None:
     """Let a label stand for a version, which is kept from then on; move it back the same way."""
-    folder = _folder(config)
-    before, now = move_label(folder, name, label, version)
+    settings = settings_of(config)
+    folder, address = _folder(settings), address_of(settings)
+    if address is None:
+        before, now = move_label(folder, name, label, version)
+    else:
+        with closing(PromptTable(address)) as table:
+            before, now = table.move_label(folder, prompts_folder(address), name, label, version)
     if as_json:
         print_json({"prompt": name, "label": label, "before": before, "now": now})
     else:
@@ -152,7 +166,7 @@ def parity(
     settings = settings_of(config)
     request = FIXTURE
     if prompt:
-        catalog = catalog_of(settings)
+        catalog = current_catalog(settings)
         request = with_prompt(catalog, prompt, _values(catalog.find(prompt), var or []), ChatRequest(()))
     names = targets or [target.name for target in settings.targets]
     found = asyncio.run(_parity(Gateway(settings), names, request))
@@ -218,8 +232,7 @@ def _file_text(name: str) -> str:
         raise InvalidRequest(f"{name} cannot be read: {said}", param="var") from error
 
 
-def _folder(config: Path | None) -> Path:
-    settings = settings_of(config)
+def _folder(settings: Settings) -> Path:
     folder = folder_of(settings)
     if folder is None:
         said = "labels belong to a folder of prompts; name one in the configuration: llm: {prompts: prompts}"

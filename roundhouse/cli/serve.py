@@ -27,7 +27,8 @@ from roundhouse.config import Server, Settings
 from roundhouse.core.errors import ConfigError, MissingExtra
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.keeping import log_style
-from roundhouse.server.access import key_ring
+from roundhouse.gateway.labels import renew_labels
+from roundhouse.server.access import key_ring, sharing_of
 from roundhouse.telemetry.log import Log
 
 if TYPE_CHECKING:  # loaded only when a server starts
@@ -59,6 +60,7 @@ def serve(
     flags = {"server.host": host, "server.port": port, "telemetry.log.level": debug}
     settings = settings_of(config, flags)
     ring, tls = key_ring(settings), _tls(settings)
+    renew_labels(settings)
     if cluster:
         _serve_cluster(settings, cluster, tls)
         return
@@ -73,12 +75,13 @@ def serve(
         keeps_history=True,
         exports=True,
         watches=True,
+        keeps_routes=True,
         log=log,
     )
     gateway.before_reload(lambda new: partial(log.apply, log_style(new)))
     app = build_app(
         gateway,
-        Access(ring, (*LOOPBACK_HOSTS, *settings.server.hosts), settings.server.origins),
+        Access(ring, (*LOOPBACK_HOSTS, *settings.server.hosts), settings.server.origins, sharing_of(settings, ring)),
         body_limit_bytes=settings.server.body_limit_mib << 20,
         on_ready=lambda: _open(gateway, log, settings, listening, "https" if tls else "http"),
     )

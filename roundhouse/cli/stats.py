@@ -17,6 +17,7 @@ from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings
 from roundhouse.cli.tables import print_table
 
 if TYPE_CHECKING:
+    from roundhouse.database import Place
     from roundhouse.history.question import Question
     from roundhouse.history.statistics import Group, Percentiles
 
@@ -53,7 +54,7 @@ def stats(
     from roundhouse.history.statistics import statistics
 
     question = _question(since, until, only, by or ["target"])
-    groups = statistics(_file(file, config), question)
+    groups = statistics(_place(file, config), question)
     if as_json:
         print_json({
             "since": question.since, "until": question.until, "by": question.by,
@@ -80,16 +81,16 @@ def export(
 
     question = _question(since, until, only, ())
     if out == "-":
-        exporting.print_rows(_file(file, config), question, sys.stdout)
+        exporting.print_rows(_place(file, config), question, sys.stdout)
     else:
-        count = exporting.export(_file(file, config), question, Path(out))
+        count = exporting.export(_place(file, config), question, Path(out))
         print(f"{count} requests in {out}")
 
 
-def _file(file: Path | None, config: Path | None) -> Path:
-    from roundhouse.gateway.keeping import history_path
+def _place(file: Path | None, config: Path | None) -> Place:
+    from roundhouse.gateway.keeping import history_place
 
-    return file or history_path(settings_of(config))
+    return file or history_place(settings_of(config))
 
 
 def _question(since: str, until: str, only: Sequence[str] | None, by: Sequence[str]) -> Question:

@@ -26,7 +26,7 @@ from roundhouse.routing.breaker import BreakerPolicy
 from roundhouse.routing.replica import Replica
 from roundhouse.routing.room import Room
 from roundhouse.routing.turntable import Order
-from roundhouse.server.access import key_ring
+from roundhouse.server.access import key_ring, sharing_of
 from roundhouse.server.app import LOOPBACK_HOSTS, Access, build_app
 from roundhouse.server.guard import SECURITY_HEADERS
 from roundhouse.telemetry.log import Log
@@ -139,7 +139,9 @@ class Entrance:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         server = self._settings.server
-        access = Access(key_ring(self._settings), (*LOOPBACK_HOSTS, *server.hosts), server.origins)
+        ring = key_ring(self._settings)
+        hosts = (*LOOPBACK_HOSTS, *server.hosts)
+        access = Access(ring, hosts, server.origins, sharing_of(self._settings, ring))
         return _secured(build_app(self._gateway, access, body_limit_bytes=server.body_limit_mib << 20))
 
 

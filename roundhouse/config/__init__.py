@@ -13,6 +13,7 @@ from roundhouse.config.settings import (
     Resources,
     Server,
     Settings,
+    StateSettings,
     StoreSettings,
     TargetSettings,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Resources",
     "Server",
     "Settings",
+    "StateSettings",
     "StoreSettings",
     "TargetSettings",
     "find",

@@ -12,13 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from roundhouse.config.source import Node
 from roundhouse.core.errors import ConfigError
 
 __all__ = [
     "Anything",
+    "DatabaseUrl",
     "Duration",
     "Either",
     "ListOf",
@@ -126,6 +127,40 @@ class Url(Rule):
 
     def schema(self) -> Schema:
         return {"type": "string", "pattern": "^https?://", "description": self.doc}
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrl(Rule):
+    """The address of a PostgreSQL. It may hold a password, so it is never repeated in a message."""
+
+    doc: str = ""
+
+    def check(self, node: Node, path: str, faults: Faults) -> Any:
+        said = _wrong_with(node.value)
+        if said:
+            faults.append(node.error(f"{path}: {said}", path))
+            return None
+        return node.value
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^postgres(ql)?://", "description": self.doc}
+
+
+def _wrong_with(value: Any) -> str:
+    """Why it is no address of a PostgreSQL; empty = it is one."""
+    if not isinstance(value, str) or not value.startswith(("postgresql://", "postgres://")):
+        return "expected the address of a PostgreSQL, such as postgresql://user@host:5432/database"
+    aside = "write the password as state.password, where it may have any character"
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return f"it cannot be read as an address: a wrong port, or a password with characters of URLs; {aside}"
+    if parts.netloc.count("@") > 1 or "#" in value:
+        return f"its password has a character that means something in URLs; {aside}"
+    if any(name == "password" for name, _ in parse_qsl(parts.query)):
+        return f"a password does not belong into the parameters; {aside}"
+    return "port 0 is none" if port == 0 else ""
 
 
 def _is_url(text: str) -> bool:

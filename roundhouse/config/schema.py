@@ -8,6 +8,7 @@ from typing import Any
 
 from roundhouse.config.rules import (
     Anything,
+    DatabaseUrl,
     Duration,
     Either,
     Faults,
@@ -366,6 +367,15 @@ def file_rule(types: Sequence[str]) -> Section:
                 "Memory.",
             ),
             "store": _store_rule(),
+            "state": Section(
+                {
+                    "url": DatabaseUrl(
+                        "A PostgreSQL that servers share: postgresql://user@host/database; default: files."
+                    ),
+                    "password": Text("Of the database's user; write ${VAR} to keep it out of the file."),
+                },
+                "Where experiments, history, keys, limits, labels and switched routes are kept.",
+            ),
             "licences": Section(
                 {
                     "allow": ListOf(Text(), "Ids that may be used; empty = all.", single=True),

@@ -21,6 +21,7 @@ __all__ = [
     "Resources",
     "Server",
     "Settings",
+    "StateSettings",
     "StoreSettings",
     "TargetSettings",
     "TelemetrySettings",
@@ -173,6 +174,16 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StateSettings:
+    """`url` of a PostgreSQL that several servers share, and its password if it is not in there; empty = files of this
+    user.
+    """
+
+    url: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Licences:
     """Which licences models may have, by id; an empty `allow` allows all that nothing else forbids."""
 
@@ -272,6 +283,7 @@ class Settings:
     auth: Auth = Auth()
     resources: Resources = Resources()
     store: StoreSettings = field(default_factory=StoreSettings)
+    state: StateSettings = StateSettings()
     licences: Licences = Licences()
     telemetry: TelemetrySettings = TelemetrySettings()
     source: str = ""

@@ -60,11 +60,12 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A function the model may call; `parameters` is a JSON Schema object."""
+    """A function the model may call; `parameters` is a JSON Schema object, which arguments keep to if `strict`."""
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = {}
+    strict: bool | None = None
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -104,8 +105,13 @@ class Wording(Protocol):
         """Equal for requests that begin with the same words."""
         ...
 
-    def word(self, request: ChatRequest, family: str, models: Sequence[str]) -> Worded:
-        """`request` with the words for a model of `family`, called one of `models`, before its own messages."""
+    def word(
+        self, request: ChatRequest, family: str, models: Sequence[str], own: frozenset[str] = frozenset()
+    ) -> Worded:
+        """`request` with the words for a model of `family`, called one of `models`, before its own messages.
+
+        `own`: special tokens of that very model, besides its family's.
+        """
         ...
 
 

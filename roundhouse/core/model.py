@@ -60,7 +60,7 @@ class ModelFacts:
     the cached keys hold the values too. `window_key_length` and `window_value_length` are those of sliding layers.
     `recurrent_layer_bytes` is one layer's state for one sequence, over `recurrent_width` channels.
     `tensor_bytes` maps a type (`Q8_0`, `F16`) to the bytes stored in it; `embedding_type` is one of these.
-    `tied_embeddings`: the output uses the embedding's matrix.
+    `tied_embeddings`: the output uses the embedding's matrix. `split_expert_bytes`: of experts stored one by one.
     """
 
     architecture: str
@@ -85,6 +85,7 @@ class ModelFacts:
     recurrent_layer_bytes: int = 0
     recurrent_width: int = 0
     tied_embeddings: bool = False
+    split_expert_bytes: int = 0
     file_bytes: int = 0
     layer_bytes: tuple[int, ...] = ()
     embedding_bytes: int = 0
@@ -100,7 +101,8 @@ class ModelFacts:
 class DeviceFacts:
     """One place that can hold a model, as it is right now. `kind`: cpu or cuda; bytes; utilisation 0-1.
 
-    `index` counts the devices of one kind, as the engines do. `cores` are those of a processor that are ours.
+    `index` counts the devices of one kind. `cores` are those of a processor that are ours. `uuid` names a GPU, or a
+    part of one (MIG-...), for CUDA_VISIBLE_DEVICES; empty = by its index.
     """
 
     name: str
@@ -110,6 +112,12 @@ class DeviceFacts:
     index: int = 0
     utilisation: float | None = None
     cores: int = 0
+    uuid: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a process may use it beside others; of the parts of divided cards CUDA shows one to each process."""
+        return not self.uuid.startswith("MIG-")
 
     @property
     def place(self) -> str:

@@ -33,6 +33,18 @@ HUGGINGFACE_SLOTS = 8
 # shorter than a wake-up. A thousand turns, some microseconds, bridge most gaps between two operations; ten thousand
 # gained another tenth alone and cost half a second at the 99th percentile beside another engine.
 _PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+# By itself glibc keeps freed pieces of up to 32 MB, in holes: a worker held a tenth to a sixth more than its tensors
+# take, and more with every round of prompts. With a fixed bound large pieces go back at once, so that what it holds can
+# be computed (resources/memory_transformers.py); huge pages make fetching them again cheap (without, a prompt took a
+# tenth longer). MKL keeps its buffers likewise, unless told not to.
+_EXACT_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MKL_DISABLE_FAST_MM": "1",
+}
+# An assertion of ggml that fails starts a debugger, whose stack trace pushes the reason out of the log that is kept.
+_PLAIN_END = {"GGML_NO_BACKTRACE": "1"}
 VLLM_SLOTS = 64
 _EMBEDDED_TOKENS = 2048
 
@@ -96,13 +108,14 @@ def llamacpp(
     chosen = {"n_threads": cores, "cache_ram_mib": 0, **implied(options), "n_parallel": slots}
     window = int(chosen.pop("n_ctx", 0))
     settings = {**chosen, "model": model_path, "window": window}
+    variables = {**_PLAIN_END, **(env or {})}
     if not executable:
         argv = (sys.executable, "-m", "roundhouse.engines.llamacpp_worker")
-        return Spawn(argv, slots, settings=settings, env=env or {})
+        return Spawn(argv, slots, settings=settings, env=variables)
     return Spawn(
         (executable, *_llama_server_flags(model_path, chosen, window)),
         slots,
-        env=env or {},
+        env=variables,
         key_variable="LLAMA_API_KEY",
     )
 
@@ -120,7 +133,7 @@ def huggingface(
     chosen = {"n_threads": cores, **options, "n_parallel": slots}
     settings = {**chosen, "model": model, "cpu_flags": sorted(flag for flag in cpu_flags if "bf16" in flag)}
     argv = (sys.executable, "-m", "roundhouse.engines.huggingface.worker")
-    return Spawn(argv, slots, settings=settings, env={**_PATIENT_THREADS, **(env or {})})
+    return Spawn(argv, slots, settings=settings, env={**_PATIENT_THREADS, **_EXACT_MEMORY, **(env or {})})
 
 
 def vllm(

@@ -81,7 +81,8 @@ def _set_special(xllamacpp: Any, params: Any, settings: dict[str, Any]) -> None:
     elif settings.get("embeddings") and "pooling_type" not in settings:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN  # most models do not say
     if "draft_model" in settings:
-        params.speculative.draft.model.path = settings["draft_model"]
+        params.speculative.draft.mparams.path = settings["draft_model"]
+        params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
     for path in settings.get("lora", ()):
         params.lora_adapters = [*params.lora_adapters, xllamacpp.CommonAdapterLoraInfo(path, 1.0)]
     if "use_mmap" in settings or "use_mlock" in settings:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from roundhouse.bench.document import document, table
-from roundhouse.bench.plot import ticks
+from roundhouse.bench.scale import ticks
 from roundhouse.evaluate.evaluation import Evaluation, Metric
 from roundhouse.evaluate.table import SHARES, change_said, p_said, result_said, shown, sided, value_said
 from roundhouse.rating.answers import Rated
@@ -20,7 +20,8 @@ _COLOURS = 6
 _STYLE = """<style>details{border:1px solid var(--rule);border-radius:6px;margin:.5rem 0;padding:.4rem .8rem}
 summary{cursor:pointer;overflow-wrap:anywhere}.text{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,18rem),1fr));gap:0 1.5rem}
-h3{font-size:1rem;margin:.8rem 0 .2rem}svg .whisker{stroke-width:2}svg .zero{stroke:var(--soft);stroke-dasharray:4 3}
+h3{font-size:1rem;margin:.8rem 0 .2rem}svg .whisker{stroke-width:2}.wide>svg{min-width:40rem}
+summary:focus-visible{outline:2px solid var(--c0);outline-offset:3px}svg .zero{stroke:var(--soft);stroke-dasharray:4 3}
 .measures :is(th,td):is(:nth-child(2),:last-child){text-align:left}</style>"""
 
 
@@ -74,7 +75,7 @@ def _intervals(metric: Metric, told: Evaluation) -> str:
     unit = " in points" if metric.name in SHARES else ""
     title = f"{metric.name}: difference from {told.control}, {told.confidence:.0%} intervals"
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">',
+        f'<div class="wide"><svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">',
         f'<text class="title" x="0" y="16">{escape(title)}</text>',
     ]
     for value in axis:
@@ -87,7 +88,7 @@ def _intervals(metric: Metric, told: Evaluation) -> str:
     parts.append(f'<text class="label" x="{middle:.0f}" y="{height - 8}">{escape(label)}</text>')
     for number, (name, (low, change, high)) in enumerate(rows):
         parts += _row(name, (x(low), x(change), x(high)), _TOP + _ROW * (number + 0.5), number % _COLOURS)
-    return "".join([*parts, "</svg>"])
+    return "".join([*parts, "</svg></div>"])
 
 
 def _row(name: str, ends: tuple[float, float, float], y: float, colour: int) -> Iterator[str]:
@@ -115,8 +116,9 @@ def _measures(told: Evaluation) -> str:
 
 def _kinds(told: Evaluation) -> str:
     names = list(told.metrics[0].variants)
+    unit = " %" if told.metrics[0].name in SHARES else ""
     rows = [
-        (kind, *(shown(told.metrics[0].name, means[name]) if name in means else "" for name in names))
+        (kind, *(shown(told.metrics[0].name, means[name]) + unit if name in means else "" for name in names))
         for kind, means in told.kinds.items()
     ]
     return table(("kind", *names), rows)
@@ -156,8 +158,10 @@ def _variants(told: Evaluation) -> str:
     for name in told.metrics[0].variants:
         made_by = told.made_by.get(name, {})
         settings = ", ".join(f"{key} {value}" for key, value in made_by.get("settings", {}).items())
-        rows.append((name, made_by.get("route") or "default", made_by.get("prompt", ""), settings))
-    return table(("variant", "route", "prompt", "settings"), rows)
+        version = f"@{made_by['version']}" if made_by.get("version") else ""
+        prompt = f"{made_by.get('prompt', '').partition('@')[0]}{version}" or "none"
+        rows.append((name, made_by.get("route") or "default", made_by.get("model", ""), prompt, settings or "none"))
+    return table(("variant", "route", "model", "prompt", "settings"), rows)
 
 
 def _method(told: Evaluation) -> Iterator[str]:

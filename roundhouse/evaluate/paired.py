@@ -44,7 +44,8 @@ class Difference:
 
 def difference(first: Sequence[float], second: Sequence[float], confidence: float, seed: int) -> Difference:
     """`first` and `second` are values of the same questions, one at least. Raises `MissingExtra` without numpy."""
-    deltas = [b - a for a, b in zip(first, second, strict=True)]
+    # A scorer may give numbers of numpy, whose counts would overflow in the exact test.
+    deltas = [float(b) - float(a) for a, b in zip(first, second, strict=True)]
     higher, lower = sum(one > 0 for one in deltas), sum(one < 0 for one in deltas)
     low, high = interval(deltas, confidence, seed)
     if {*first, *second} <= {0.0, 1.0}:

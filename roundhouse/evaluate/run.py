@@ -15,7 +15,7 @@ from roundhouse.evaluate.judge import METRIC, PROMPT, judge
 from roundhouse.experiments.design import Arm
 from roundhouse.gateway import Gateway
 from roundhouse.rating.answers import Question, Rated, read_answers
-from roundhouse.rating.produce import described, produce
+from roundhouse.rating.produce import produce
 from roundhouse.scoring import corpus
 from roundhouse.scoring.scorers import find
 
@@ -67,6 +67,7 @@ async def run(
     failed: list[str] = []
     judged: dict[str, Values] = {}
     notes: list[str] = []
+    made_by: dict[str, Any] = {}
     if not (arms or plan.judge):
         variants, rated = _joined(answers, questions, ())
         return Outcome(_evaluated(plan, variants, rated, {}, judged, notes), rated)
@@ -77,6 +78,7 @@ async def run(
             made = await produce(
                 gateway, arms, questions, answers, sampling=plan.sampling, at_once=plan.at_once, tell=tell
             )
+            made_by = made.made_by
             failed += [f"{name}, question {number}: {said}" for (name, number), said in made.reasons.items()]
             for reason in failed[:_MOST_TOLD]:
                 tell(reason)
@@ -96,7 +98,6 @@ async def run(
             judged[METRIC] = said.values(common, variants)
             notes += said.notes()
             failed += [f"judge: {reason}" for reason in said.reasons]
-    made_by = {arm.name: described(arm, plan.sampling) for arm in arms}
     return Outcome(_evaluated(plan, variants, rated, made_by, judged, notes), rated, failed)
 
 

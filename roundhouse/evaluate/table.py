@@ -64,7 +64,8 @@ def lines(told: Evaluation) -> Iterator[str]:
     for number, metric in enumerate(told.metrics):
         yield from _metric(metric, told, decides=number == 0)
     for kind, means in told.kinds.items():
-        said = ", ".join(f"{name} {shown(told.metrics[0].name, value)}" for name, value in means.items())
+        unit = " %" if told.metrics[0].name in SHARES else ""
+        said = ", ".join(f"{name} {shown(told.metrics[0].name, value)}{unit}" for name, value in means.items())
         yield f"{kind}: {said}"
     for note in told.notes:
         yield f"note: {note}"

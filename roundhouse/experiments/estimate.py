@@ -4,6 +4,10 @@ A unit may be seen often, so the unit is what is independent: a mean is a ratio 
 that of the units' residuals (the delta method; Deng, Knoblich, Lu, "Applying the delta method in metric analytics",
 KDD 2018). A covariate known before the assignment takes away what it explains (CUPED; Deng, Xu, Kohavi, Walker, WSDM
 2013). Strata are compared within themselves and weighted by their size.
+
+Of two arms neither has less variance than their units together have: a few units of a skewed metric, such as seconds,
+have mostly not seen their own tail, so that at shares of 90 to 10 what they show by themselves named a false winner in
+13 % of simulated A/A experiments (0 to 0.3 % this way, `simulate.simulate_alike`).
 """
 
 from __future__ import annotations
@@ -51,6 +55,11 @@ class Sums:
 
     def adjusted(self, theta: float) -> tuple[float, float]:
         """The mean of y - theta x, and its variance."""
+        mean, spread = self.spread(theta)
+        return mean, spread * self.units / self.m**2
+
+    def spread(self, theta: float) -> tuple[float, float]:
+        """The mean of y - theta x, and the variance of its residuals over the units."""
         z, zz, mz = (
             self.y - theta * self.x,
             self.yy - 2 * theta * self.xy + theta**2 * self.xx,
@@ -62,8 +71,7 @@ class Sums:
             # Rates of 0 and 1 have no variance in the sample; one success and one failure more give them some.
             rate = (self.y + 1) / (self.m + 2)
             squares = max(squares, rate * (1 - rate) * self.units)
-        correction = self.units / (self.units - 1) if self.units > 1 else 1.0
-        return mean, max(0.0, squares) * correction / self.m**2
+        return mean, max(0.0, squares) / max(1, self.units - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +118,17 @@ def _combined(strata: Sequence[tuple[Sums, Sums]], theta: float) -> tuple[float,
     estimate = variance = 0.0
     for one, two in strata:
         share = (one.units + two.units) / total
-        (mean_one, variance_one), (mean_two, variance_two) = one.adjusted(theta), two.adjusted(theta)
+        (mean_one, spread_one), (mean_two, spread_two) = one.spread(theta), two.spread(theta)
         estimate += share * (mean_two - mean_one)
-        variance += share**2 * (variance_one + variance_two)
+        both = _pooled(one.units - 1, spread_one, two.units - 1, spread_two)
+        variance += share**2 * sum(
+            max(own, both) * arm.units / arm.m**2 for arm, own in ((one, spread_one), (two, spread_two))
+        )
     return estimate, variance, total
+
+
+def _pooled(n: int, one: float, m: int, two: float) -> float:
+    return (n * one + m * two) / (n + m)
 
 
 def _theta(strata: Sequence[tuple[Sums, Sums]]) -> float:

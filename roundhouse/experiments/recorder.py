@@ -8,8 +8,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import astuple
+from typing import Any
 
 from roundhouse.core.errors import StoreError
+from roundhouse.database.journal import Journal, Rows
 from roundhouse.experiments.store import Exposure, Outcome, Store
 
 __all__ = ["Recorder"]
@@ -17,14 +21,18 @@ __all__ = ["Recorder"]
 log = logging.getLogger(__name__)
 _PERIOD_S = 0.25
 _MOST_WAITING = 100_000
+_EXPOSURE, _OUTCOME = "exposure", "outcome"
 
 
 class Recorder:
-    """`lost` counts what was dropped because the disk took nothing for too long; it is logged as well."""
+    """What the store does not take waits in the journal, if there is one, and else in memory. `lost` counts what was
+    dropped because nothing took it for too long; that is logged as well.
+    """
 
-    def __init__(self, store: Store) -> None:
-        self.lost = 0
+    def __init__(self, store: Store, journal: Journal | None = None) -> None:
+        self._lost = 0
         self._store = store
+        self._journal = journal
         self._waiting: deque[Exposure | Outcome] = deque()
         self._writing = threading.Lock()
         self._ended = threading.Event()
@@ -32,10 +40,14 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="experiments", daemon=True)
         self._thread.start()
 
+    @property
+    def lost(self) -> int:
+        return self._lost + (self._journal.lost if self._journal is not None else 0)
+
     def record(self, *facts: Exposure | Outcome) -> None:
         """Never blocks, never raises."""
         if len(self._waiting) + len(facts) > _MOST_WAITING:
-            self.lost += len(facts)
+            self._lost += len(facts)
             return
         self._waiting.extend(facts)
 
@@ -43,13 +55,11 @@ class Recorder:
         """Write what waits, now. Blocks. What cannot be written goes on waiting."""
         with self._writing:
             batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            if not batch:
-                return
             try:
-                self._store.write(
-                    [one for one in batch if isinstance(one, Exposure)],
-                    [one for one in batch if isinstance(one, Outcome)],
-                )
+                if self._journal is not None:
+                    self._journal.deliver([_row(one) for one in batch], self._write_rows)
+                elif batch:
+                    self._write(batch)
                 self._failing = False
             except StoreError as error:
                 self._waiting.extendleft(reversed(batch))
@@ -62,7 +72,25 @@ class Recorder:
         self._ended.set()
         self._thread.join()
         self.flush()
+        if self._journal is not None:
+            self._journal.close()
+
+    def _write(self, facts: Sequence[Exposure | Outcome]) -> None:
+        self._store.write(
+            [one for one in facts if isinstance(one, Exposure)], [one for one in facts if isinstance(one, Outcome)]
+        )
+
+    def _write_rows(self, rows: Rows) -> None:
+        self._write([_fact(row) for row in rows])
 
     def _run(self) -> None:
         while not self._ended.wait(_PERIOD_S):
             self.flush()
+
+
+def _row(fact: Exposure | Outcome) -> tuple[Any, ...]:
+    return (_EXPOSURE if isinstance(fact, Exposure) else _OUTCOME, *astuple(fact))
+
+
+def _fact(row: Sequence[Any]) -> Exposure | Outcome:
+    return Exposure(*row[1:]) if row[0] == _EXPOSURE else Outcome(*row[1:])

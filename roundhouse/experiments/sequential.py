@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 
-__all__ = ["Interval", "evidence", "half_width", "mixture", "preference_evidence", "ratio_evidence", "units_per_arm"]
+__all__ = [
+    "Interval",
+    "evidence",
+    "half_width",
+    "mixture",
+    "preference_evidence",
+    "ratio_evidence",
+    "units_for",
+    "units_per_arm",
+]
 
 _LARGEST_LOG = 700.0
 
@@ -84,18 +93,27 @@ def preference_evidence(wins: int, losses: int) -> float:
 
 
 def units_per_arm(base: float, other: float, alpha: float, power: float) -> tuple[int, int]:
-    """Units of each of two arms that tell rates `base` and `other` apart with `power`: with one look at the end, and
-    with looks at any time.
+    """Units of each of two arms that tell rates `base` and `other` apart, as `units_for` says.
 
-    The second is where the difference exceeds the half width by the normal quantile of `power`. Raises `ValueError`
-    for equal rates or ones outside [0, 1].
+    Raises `ValueError` for equal rates or ones outside [0, 1].
     """
     if not (0 <= base <= 1 and 0 <= other <= 1):
         raise ValueError("rates lie between 0 and 1")
     if base == other:
         raise ValueError("the two rates are the same; no number of units tells them apart")
-    variance = base * (1 - base) + other * (1 - other)
-    normal, difference = NormalDist(), abs(base - other)
+    return units_for(other - base, base * (1 - base) + other * (1 - other), alpha, power)
+
+
+def units_for(difference: float, variance: float, alpha: float, power: float) -> tuple[int, int]:
+    """Units of each of two arms that tell means apart by `difference` with `power`: with one look at the end, and with
+    looks at any time. `variance`: of one unit of each arm, added.
+
+    The second is where the difference exceeds the half width by the normal quantile of `power`. Raises `ValueError`
+    for no difference.
+    """
+    if difference == 0:
+        raise ValueError("no difference is found by no number of units")
+    normal, difference = NormalDist(), abs(difference)
     z_alpha, z_power = normal.inv_cdf(1 - alpha / 2), normal.inv_cdf(power)
     once = math.ceil((z_alpha + z_power) ** 2 * max(variance, 1e-9) / difference**2)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
@@ -14,7 +15,7 @@ from statistics import NormalDist
 
 from roundhouse.experiments.estimate import Sums, difference
 
-__all__ = ["Simulated", "interval_of_share", "simulate"]
+__all__ = ["Simulated", "interval_of_share", "simulate", "simulate_alike"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,39 @@ def simulate(
     return Simulated(experiments, higher, lower, units / decided if decided else 0.0)
 
 
+def simulate_alike(
+    rng: Random,
+    draw: Callable[[], float],
+    *,
+    share: float,
+    experiments: int,
+    most_units: int,
+    look_every: int = 50,
+    alpha: float = 0.05,
+    planned: int = 500,
+    least: int = 50,
+) -> Simulated:
+    """Two arms of values from one `draw`, the second with that `share` of units, looked at after every `look_every`
+    units of both, up to `most_units`: whoever wins does so falsely. `mean_units` are of both arms.
+    """
+    higher = lower = units = 0
+    for _ in range(experiments):
+        arms = [Sums(binary=False), Sums(binary=False)]
+        for seen in range(look_every, most_units + 1, look_every):
+            drawn: tuple[list[float], list[float]] = ([], [])
+            for _ in range(look_every):
+                drawn[rng.random() < share].append(draw())
+            arms = [arm + _sums(values) for arm, values in zip(arms, drawn, strict=True)]
+            found = difference({"": arms[0]}, {"": arms[1]}, alpha, planned)
+            if found is None or min(arm.units for arm in arms) < least:
+                continue
+            if sign := (found.interval.low > 0) - (found.interval.high < 0):
+                higher, lower, units = higher + (sign > 0), lower + (sign < 0), units + seen
+                break
+    decided = higher + lower
+    return Simulated(experiments, higher, lower, units / decided if decided else 0.0)
+
+
 def interval_of_share(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share, for one look."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
@@ -74,6 +108,11 @@ def _sign(counts: list[int], each: int, alpha: float, planned: int) -> int:
     if found is None:
         return 0
     return (found.interval.low > 0) - (found.interval.high < 0)
+
+
+def _sums(values: list[float]) -> Sums:
+    n, total = len(values), math.fsum(values)
+    return Sums(n, n, total, n, math.fsum(value * value for value in values), total, binary=False)
 
 
 def _distribution(rate: float, n: int) -> list[float]:

@@ -1,7 +1,6 @@
-"""Experiments, exposures and outcomes on disk: one SQLite file in WAL mode, which several processes may use at once.
+"""Experiments, exposures and outcomes as they are kept: in a file, or in a database that several servers share.
 
-A transaction is whole or absent after a crash at any moment. The schema carries its version, and an older file is
-brought up step by step. Of units only hashes are stored.
+Of units only hashes are stored. What is written twice is there once.
 """
 
 from __future__ import annotations
@@ -9,44 +8,67 @@ from __future__ import annotations
 import json
 import math
 import secrets
-import sqlite3
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
-from roundhouse.core.errors import InvalidRequest, StoreError
+from roundhouse.core.errors import InvalidRequest
 from roundhouse.core.machine import InvalidTransition, Machine
+from roundhouse.database import Place, Row, Schema, Transaction, open_database
+from roundhouse.database.sqlite import Tuning
 from roundhouse.experiments.design import Experiment
 from roundhouse.experiments.estimate import Sums
 
 __all__ = ["Exposure", "Input", "Outcome", "Run", "State", "Store"]
 
-_BUSY_S = 10.0
-_CACHE_KIB = 64 << 10
-_MIGRATIONS = (
-    """
+_LIMIT_S = 10.0
+_AT_ONCE = 5_000
+_TUNING = Tuning(pragmas=(f"cache_size=-{64 << 10}",))  # KiB
+_SCHEMA = Schema(
+    "experiments",
+    (
+        """
     CREATE TABLE runs (
-        name TEXT PRIMARY KEY, state TEXT NOT NULL, salt TEXT NOT NULL, generation INTEGER NOT NULL,
-        weights TEXT NOT NULL, started REAL NOT NULL, winner TEXT NOT NULL DEFAULT ''
-    ) WITHOUT ROWID;
-    CREATE TABLE events (at REAL NOT NULL, experiment TEXT NOT NULL, said TEXT NOT NULL);
+        name {text} PRIMARY KEY, state {text} NOT NULL, salt {text} NOT NULL, generation {whole} NOT NULL,
+        weights {text} NOT NULL, started {real} NOT NULL, winner {text} NOT NULL DEFAULT ''
+    ) {clustered};
+    CREATE TABLE events (at {real} NOT NULL, experiment {text} NOT NULL, said {text} NOT NULL);
     CREATE TABLE exposures (
-        id INTEGER PRIMARY KEY, experiment TEXT NOT NULL, unit INTEGER NOT NULL, arm TEXT NOT NULL,
-        served TEXT NOT NULL, stratum TEXT NOT NULL, probability REAL NOT NULL, covariate REAL NOT NULL,
-        at REAL NOT NULL
+        id {whole} PRIMARY KEY, experiment {text} NOT NULL, unit {whole} NOT NULL, arm {text} NOT NULL,
+        served {text} NOT NULL, stratum {text} NOT NULL, probability {real} NOT NULL, covariate {real} NOT NULL,
+        at {real} NOT NULL
     );
     CREATE INDEX exposures_by_unit ON exposures (experiment, unit, at, arm);
     CREATE INDEX exposures_by_arm ON exposures (experiment, arm, stratum, unit, id, covariate);
     CREATE INDEX exposures_by_served ON exposures (experiment, served, stratum, unit, id, covariate);
     CREATE TABLE outcomes (
-        unit INTEGER NOT NULL, exposure INTEGER NOT NULL, metric TEXT NOT NULL, value REAL NOT NULL, at REAL NOT NULL,
-        PRIMARY KEY (unit, exposure, metric)
-    ) WITHOUT ROWID;
+        unit {whole} NOT NULL, exposure {whole} NOT NULL, metric {text} NOT NULL, value {real} NOT NULL,
+        at {real} NOT NULL, PRIMARY KEY (unit, exposure, metric)
+    ) {clustered};
     """,
+        # Outcomes that were told before the exposure they are of, which another server still has.
+        """
+    CREATE TABLE early (
+        exposure {whole} NOT NULL, metric {text} NOT NULL, value {real} NOT NULL, at {real} NOT NULL,
+        PRIMARY KEY (exposure, metric)
+    ) {clustered};
+    """,
+    ),
 )
+_EVENTS = "SELECT at, said FROM events WHERE experiment = ? ORDER BY at"
+_RUN = "SELECT name, state, salt, generation, weights, started, winner FROM runs"
+# The later of two values of one metric counts, in whichever order they come.
+_LATER = """
+    ON CONFLICT (unit, exposure, metric) DO UPDATE SET value = excluded.value, at = excluded.at
+    WHERE excluded.at >= outcomes.at
+"""
+_TELL = "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)" + _LATER  # noqa: S608
+_TELL_EARLY = """
+    INSERT INTO early VALUES (?, ?, ?, ?)
+    ON CONFLICT (exposure, metric) DO UPDATE SET value = excluded.value, at = excluded.at WHERE excluded.at >= early.at
+"""
+_ARRIVED = "SELECT e.unit, o.exposure, o.metric, o.value, o.at FROM early o JOIN exposures e ON e.id = o.exposure"
+_EARLY_S = 7 * 86_400.0
 
 
 class State(Enum):
@@ -115,7 +137,9 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    unit: int
+    """`unit` None = that of the exposure, which may come later: within a week."""
+
+    unit: int | None
     exposure: int
     metric: str
     value: float
@@ -123,41 +147,32 @@ class Outcome:
 
 
 class Store:
-    """Safe to use from several threads; a call waits at most 10 s for another process. Raises `StoreError`."""
+    """Safe to use from several threads. A call waits at most `limit_s`. Raises `StoreError`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-            self._migrate()
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{path} cannot be opened: {error}", path=str(path)) from error
+    def __init__(self, place: Place, *, limit_s: float = _LIMIT_S) -> None:
+        self.place = place
+        self._db = open_database(place, _SCHEMA, limit_s=limit_s, tuning=_TUNING)
+        self.remote = self._db.remote
 
     def close(self) -> None:
         self._db.close()
 
     def runs(self) -> dict[str, Run]:
         """All that was ever started, by name."""
-        rows = self._query("SELECT name, state, salt, generation, weights, started, winner FROM runs")
-        return {row[0]: Run(row[0], State(row[1]), row[2], row[3], json.loads(row[4]), row[5], row[6]) for row in rows}
+        return {run.name: run for run in map(_run_of, self._db.query(_RUN))}
 
     def changes(self) -> int:
         """A number that differs once another connection has written something."""
-        return int(self._query("PRAGMA data_version")[0][0])
+        return self._db.changes()
 
     def start(self, experiment: Experiment, now: float) -> Run:
         """Begin, or go on. New weights take effect with a new generation; who has an arm keeps it."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             run = self._run(db, experiment.name)
             weights = json.dumps(experiment.weights)
             if run is None:
                 db.execute(
-                    "INSERT INTO runs VALUES (?, ?, ?, 1, ?, ?, '')",
+                    "INSERT INTO runs VALUES (?, ?, ?, 1, ?, ?, '') ON CONFLICT DO NOTHING",
                     (experiment.name, State.RUNNING.value, secrets.token_hex(16), weights, now),
                 )
                 said = "started"
@@ -166,7 +181,7 @@ class Store:
                 changed = run.weights != experiment.weights
                 db.execute(
                     "UPDATE runs SET state = ?, weights = ?, generation = generation + ?, winner = '' WHERE name = ?",
-                    (state.value, weights, changed, experiment.name),
+                    (state.value, weights, int(changed), experiment.name),
                 )
                 said = f"weights are {weights} now" if changed else "started again"
             self._tell(db, now, experiment.name, said)
@@ -174,7 +189,7 @@ class Store:
 
     def reweigh(self, name: str, weights: Mapping[str, float], generation: int, now: float) -> bool:
         """New shares for units that come from now on, if it still runs with the shares of `generation`."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             run = self._run(db, name)
             if run is None or run.state is not State.RUNNING or run.generation != generation:
                 return False  # another process was faster
@@ -194,32 +209,71 @@ class Store:
 
     def events(self, name: str) -> list[tuple[float, str]]:
         """What was done and why, the oldest first."""
-        return self._query("SELECT at, said FROM events WHERE experiment = ? ORDER BY at", (name,))
+        return [(row[0], row[1]) for row in self._db.query(_EVENTS, (name,))]
 
     def write(self, exposures: Sequence[Exposure], outcomes: Sequence[Outcome]) -> None:
-        """All of them or none. A second outcome of one metric takes the place of the first."""
-        with self._transaction() as db:
-            db.executemany(
-                "INSERT OR IGNORE INTO exposures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        """All of them or none. A later outcome of one metric takes the place of an earlier one."""
+        known = [(o.unit, o.exposure, o.metric, o.value, o.at) for o in outcomes if o.unit is not None]
+        early = [(o.exposure, o.metric, o.value, o.at) for o in outcomes if o.unit is None]
+        with self._db.transaction() as db:
+            db.execute_many(
+                "INSERT INTO exposures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 [
                     (e.id, e.experiment, e.unit, e.arm, e.served, e.stratum, e.probability, e.covariate, e.at)
                     for e in exposures
                 ],
             )
-            db.executemany(
-                "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?)",
-                [(o.unit, o.exposure, o.metric, o.value, o.at) for o in outcomes],
-            )
+            db.execute_many(_TELL, known)
+            if early:
+                db.execute_many(_TELL_EARLY, early)
+                db.execute("DELETE FROM early WHERE at < ?", (max(row[3] for row in early) - _EARLY_S,))
+            if arrived := db.query(_ARRIVED):
+                db.execute_many(_TELL, arrived)
+                db.execute_many("DELETE FROM early WHERE exposure = ? AND metric = ?", [row[1:3] for row in arrived])
+
+    def bring(self, other: Store) -> tuple[int, list[str]]:
+        """Take over what `other` has and this one lacks; gives how many exposures were read, and which experiments were
+        left out, for they were started in both and their units have other arms here.
+        """
+        with other._db.snapshot() as theirs:
+            runs = [_run_of(row) for row in theirs.query(_RUN)]
+            self._take_over(runs, theirs.query("SELECT at, experiment, said FROM events ORDER BY at"))
+            here = self.runs()
+            alike = [run.name for run in runs if here[run.name].salt == run.salt]
+            count = 0
+            for name in alike:
+                rows = theirs.batches("SELECT * FROM exposures WHERE experiment = ?", (name,), _AT_ONCE)
+                for batch in rows:
+                    self.write([Exposure(*row) for row in batch], [])
+                    count += len(batch)
+                told = """
+                    SELECT o.unit, o.exposure, o.metric, o.value, o.at FROM outcomes o
+                    JOIN exposures e ON e.id = o.exposure WHERE e.experiment = ?
+                """
+                for batch in theirs.batches(told, (name,), _AT_ONCE):
+                    self.write([], [Outcome(*row) for row in batch])
+        return count, sorted({run.name for run in runs} - set(alike))
+
+    def _take_over(self, runs: Sequence[Run], events: Sequence[Row]) -> None:
+        with self._db.transaction() as db:
+            for run in runs:
+                values = (run.name, run.state.value, run.salt, run.generation, json.dumps(run.weights), run.started,
+                          run.winner)  # fmt: skip
+                if not db.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", values):
+                    continue
+                for at, name, said in events:
+                    if name == run.name:
+                        self._tell(db, at, name, said)
 
     def unit_of(self, exposure: int) -> int | None:
         """Whose exposure it was; None = there is none."""
-        rows = self._query("SELECT unit FROM exposures WHERE id = ?", (exposure,))
+        rows = self._db.query("SELECT unit FROM exposures WHERE id = ?", (exposure,))
         return int(rows[0][0]) if rows else None
 
     def first_of(self, experiment: str, unit: int) -> First | None:
         """How a unit got its arm; None = it was never seen."""
         sql = "SELECT arm, stratum, probability FROM exposures WHERE experiment = ? AND unit = ? ORDER BY at LIMIT 1"
-        rows = self._query(sql, (experiment, unit))
+        rows = self._db.query(sql, (experiment, unit))
         return First(str(rows[0][0]), int(rows[0][1].partition(":")[0]), float(rows[0][2])) if rows else None
 
     def counts(self, experiment: str, *, served: bool = False) -> dict[tuple[str, str], int]:
@@ -229,10 +283,10 @@ class Store:
             sql = f"""
                 SELECT COUNT(*) FROM (
                     SELECT 1 FROM exposures WHERE experiment = ? AND {_column(served)} = ? AND stratum = ? GROUP BY unit
-                )
+                ) AS units
             """  # noqa: S608 - the column is one of two
             key = (stratum.partition(":")[0], arm)
-            found[key] = found.get(key, 0) + self._query(sql, (experiment, arm, stratum))[0][0]
+            found[key] = found.get(key, 0) + self._db.query(sql, (experiment, arm, stratum))[0][0]
         return found
 
     def sums(
@@ -248,14 +302,15 @@ class Store:
                 SELECT COUNT(*), SUM(m), SUM(y), SUM(m * m), SUM(y * y), SUM(m * y), SUM(x), SUM(x * x), SUM(x * y),
                        SUM(m * x), MIN(exact)
                 FROM (
-                    SELECT COUNT(*) AS m, SUM(o.value) AS y, SUM(e.covariate) AS x, MIN(o.value IN (0, 1)) AS exact
-                    FROM exposures e CROSS JOIN outcomes o
+                    SELECT COUNT(*) AS m, SUM(o.value) AS y, SUM(e.covariate) AS x,
+                           MIN(CASE WHEN o.value IN (0, 1) THEN 1 ELSE 0 END) AS exact
+                    FROM exposures e {self._db.dialect.then} outcomes o
                         ON o.unit = e.unit AND o.exposure = e.id AND o.metric = ? AND o.at <= ?
                     WHERE e.experiment = ? AND e.{_column(served)} = ? AND e.stratum = ?
                     GROUP BY e.unit
-                )
+                ) AS units
             """  # noqa: S608 - the column is one of two
-            (row,) = self._query(sql, (metric, until, experiment, arm, stratum))
+            (row,) = self._db.query(sql, (metric, until, experiment, arm, stratum))
             if row[0]:
                 found.setdefault(arm, {})[stratum] = Sums(*row)
         return found
@@ -267,24 +322,12 @@ class Store:
             WHERE experiment = ? AND ({column}, stratum) > (?, ?) ORDER BY {column}, stratum LIMIT 1
         """  # noqa: S608 - the column is one of two
         found: list[tuple[str, str]] = []
-        while rows := self._query(sql, (experiment, *(found[-1] if found else ("", "\U0010ffff")))):
+        while rows := self._db.query(sql, (experiment, *(found[-1] if found else ("", "\U0010ffff")))):
             found.append((rows[0][0], rows[0][1]))
         return found
 
-    def _migrate(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_MIGRATIONS):
-            raise StoreError(f"{self.path} was written by a newer Roundhouse; use that one", path=str(self.path))
-        for number in range(version, len(_MIGRATIONS)):
-            with self._transaction() as db:
-                # Another process may have done it while this one waited for its turn.
-                if db.execute("PRAGMA user_version").fetchone()[0] == number:
-                    for statement in _MIGRATIONS[number].split(";"):
-                        db.execute(statement)
-                    db.execute(f"PRAGMA user_version = {number + 1}")
-
     def _end(self, name: str, given: Input, winner: str, said: str, now: float) -> Run:
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             run = self._run(db, name)
             if run is None:
                 raise InvalidRequest(f'experiment "{name}" was never started', param="experiment")
@@ -302,36 +345,18 @@ class Store:
             raise InvalidRequest(said, param="experiment") from error
 
     @staticmethod
-    def _tell(db: sqlite3.Connection, now: float, name: str, said: str) -> None:
+    def _tell(db: Transaction, now: float, name: str, said: str) -> None:
         db.execute("INSERT INTO events VALUES (?, ?, ?)", (now, name, said))
+        db.changed()
 
     @staticmethod
-    def _run(db: sqlite3.Connection, name: str) -> Run | None:
-        sql = "SELECT name, state, salt, generation, weights, started, winner FROM runs WHERE name = ?"
-        row = db.execute(sql, (name,)).fetchone()
-        return Run(row[0], State(row[1]), row[2], row[3], json.loads(row[4]), row[5], row[6]) if row else None
+    def _run(db: Transaction, name: str) -> Run | None:
+        rows = db.query(f"{_RUN} WHERE name = ? {db.dialect.for_update}", (name,))  # of two who end it, one is told so
+        return _run_of(rows[0]) if rows else None
 
-    def _query(self, sql: str, values: Sequence[object] = ()) -> list[tuple]:  # type: ignore[type-arg]
-        try:
-            with self._lock:
-                return self._db.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path} cannot be read: {error}", path=str(self.path)) from error
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                raise StoreError(f"{self.path} cannot be written: {error}", path=str(self.path)) from error
+def _run_of(row: Row) -> Run:
+    return Run(row[0], State(row[1]), row[2], row[3], json.loads(row[4]), row[5], row[6])
 
 
 def _column(served: bool) -> str:

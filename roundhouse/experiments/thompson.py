@@ -25,8 +25,8 @@ _DRAWS = 4_000
 _LEAST_UNITS = 10
 
 
-def shares(sums: Mapping[str, Sums], goal: Goal, rng: Random) -> dict[str, float]:
-    """By arm, 1 in all. Equal until every arm has ten units."""
+def shares(sums: Mapping[str, Sums], goal: Goal, rng: Random, *, draws: int = _DRAWS) -> dict[str, float]:
+    """By arm, 1 in all; of so many `draws`. Equal until every arm has ten units."""
     arms = list(sums)
     if any(one.units < _LEAST_UNITS for one in sums.values()):
         return dict.fromkeys(arms, 1 / len(arms))
@@ -34,9 +34,9 @@ def shares(sums: Mapping[str, Sums], goal: Goal, rng: Random) -> dict[str, float
     sign = 1 if goal is Goal.HIGHER else -1
     binary = all(one.binary for one in sums.values())
     wins = dict.fromkeys(arms, 0)
-    for _ in range(_DRAWS):
+    for _ in range(draws):
         wins[max(arms, key=lambda arm: sign * _draw(sums[arm], binary, rng))] += 1
-    return {arm: floor + (1 - len(arms) * floor) * won / _DRAWS for arm, won in wins.items()}
+    return {arm: floor + (1 - len(arms) * floor) * won / draws for arm, won in wins.items()}
 
 
 def _draw(one: Sums, binary: bool, rng: Random) -> float:

@@ -15,6 +15,7 @@ from roundhouse.gateway.ways import ways_of
 from roundhouse.resources.cluster import CORES, Cluster, Demand, NodeFacts, after_loss, assign
 from roundhouse.resources.placement import Option
 from roundhouse.resources.queueing import Load, Wait, replicas_for, wait_of
+from roundhouse.store.hub_models import is_hub_name
 
 __all__ = ["ClusterPlan", "Loss", "ModelPlan", "plan_cluster"]
 
@@ -133,7 +134,7 @@ def _from_files(model: ClusterModel, kind: ClusterNode, settings: Settings) -> l
     entry, devices = _entry(model), _devices(kind)
     path = located(entry, settings)
     if entry.type != "vllm":
-        if not path.exists():
+        if not path.exists() and (entry.type == "llamacpp" or not is_hub_name(entry.model)):
             raise ModelNotFound(
                 f'"{model.name}": {path} is not here; fetch it, or give memory_gib and gpu_memory_gib', model=model.name
             )

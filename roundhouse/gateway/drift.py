@@ -26,7 +26,7 @@ from roundhouse.telemetry.events import CALLERS_OWN, OK, Drifted, Event, Request
 __all__ = ["Drifts", "baselines_path"]
 
 log = logging.getLogger(__name__)
-_VERSION = 1
+_VERSION = 2
 _COLD_S = 0.5
 _REMEMBERED = 20_000  # answers whose feedback can still be told
 
@@ -112,9 +112,12 @@ class Drifts:
         if event.failed or event.seams or event.load_s > _COLD_S:
             return  # its times are not the target's own, or those of an engine that has just begun
         if event.first_token_s is not None:
-            self._add(event.target, TTFT, event.first_token_s - event.queue_s - event.load_s)
+            read = max(0, event.input_tokens - event.cached_tokens)
+            self._add(event.target, TTFT, event.first_token_s - event.queue_s - event.load_s, read, read)
         if event.per_token_s is not None:
-            self._add(event.target, TPOT, event.per_token_s)
+            # Few tokens make an uneven mean; each looks back on the prompt and on half of the answer.
+            back = event.input_tokens + event.output_tokens / 2
+            self._add(event.target, TPOT, event.per_token_s, back, event.output_tokens)
 
     def feedback(self, request_id: str, metric: str, value: float) -> bool:
         """A score of an answer; False if the metric is not watched, or the request not remembered."""
@@ -145,8 +148,7 @@ class Drifts:
                 "metric": metric,
                 "state": series.state.value,
                 "learned_of": series.learned_of,
-                "usual": series.baseline.typical if series.baseline else None,
-                "limit": (series.baseline.limit or None) if series.baseline else None,
+                "usual": series.usual,
                 "now": series.now,
                 "since": self._since.get((target, metric)),
                 "done": self._done.get(target, "") if series.state is DriftState.DRIFTED else "",
@@ -156,14 +158,14 @@ class Drifts:
             for metric, series in sorted(all_.items())
         ]
 
-    def _add(self, target: str, metric: str, value: float) -> None:
+    def _add(self, target: str, metric: str, value: float, length: float = 0.0, size: float = 0.0) -> None:
         if target not in self._identities:  # it was removed meanwhile
             return
         all_ = self._targets.setdefault(target, {})
         series = all_.get(metric)
         if series is None:
             series = all_[metric] = Series(metric, self._rule, self._known(target, metric))
-        change = series.add(value)
+        change = series.add(value, length, size)
         if change is Change.LEARNED:
             assert series.baseline is not None
             kept = self._kept.get(target)
@@ -184,21 +186,19 @@ class Drifts:
         return kept.series.get(metric) if kept is not None and kept.identity == self._identities[target] else None
 
     def _drifted(self, target: str, series: Series) -> None:
-        assert series.baseline is not None
         self._since[target, series.metric] = self._clock()
         done = self._act(target)
         if done:
             self._done[target] = done
         said = f"{_worse(target, series)}{'; ' + done if done else ''}"
         log.warning("%s", said)
-        self._report(Drifted(target, series.metric, True, series.baseline.typical, series.now or 0.0), said)
+        self._report(Drifted(target, series.metric, True, series.usual or 0.0, series.now or 0.0), said)
 
     def _as_before(self, target: str, series: Series, why: str) -> None:
-        assert series.baseline is not None
         self._since.pop((target, series.metric), None)
         said = f"{target}: no warning of {series.metric} any more: {why}"
         log.warning("%s", said)
-        self._report(Drifted(target, series.metric, False, series.baseline.typical, series.now or 0.0), said)
+        self._report(Drifted(target, series.metric, False, series.usual or 0.0, series.now or 0.0), said)
 
     def _report(self, event: Drifted, said: str) -> None:
         self._tell(event)
@@ -300,11 +300,10 @@ def _read(path: Path) -> dict[str, Kept]:
 
 
 def _worse(target: str, series: Series) -> str:
-    assert series.baseline is not None
-    usual, now = series.baseline.typical, series.now or 0.0
+    usual, now = series.usual or 0.0, series.now or 0.0
     if series.metric in (TTFT, TPOT):
         what = "first token" if series.metric == TTFT else "time per output token"
-        return f"{target} has become slower: {what} {_time(now)}, usually {_time(usual)} (medians)"
+        return f"{target} has become slower: {what} {_time(now)}, usually {_time(usual)} at such lengths (medians)"
     if series.metric == ERROR:
         return f"{target} fails more often: {now:.0%} of its attempts, usually {usual:.0%}"
     return f"{target} has become worse: {series.metric} {now:.2f}, usually {usual:.2f}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -24,14 +23,16 @@ from roundhouse.gateway.cards import Card, Cards
 from roundhouse.gateway.defaults import with_default_route
 from roundhouse.gateway.drift import Drifts
 from roundhouse.gateway.embeddings import Vectors
+from roundhouse.gateway.following import Following
 from roundhouse.gateway.hosting import Hosting
 from roundhouse.gateway.house import House
+from roundhouse.gateway.keeping import address_of, routes_file
+from roundhouse.gateway.labels import Labels
+from roundhouse.gateway.laboratory import Laboratory
 from roundhouse.gateway.observers import Observers
 from roundhouse.gateway.reload import Reloaded
 from roundhouse.gateway.spoken import overheard
-from roundhouse.gateway.standings import Standings
-from roundhouse.gateway.steering import begin, end
-from roundhouse.gateway.trials import CALLERS_OWN, Caller, Trials, designs_of, state_path
+from roundhouse.gateway.trials import Caller
 from roundhouse.gateway.wordings import Read, catalog_of, read_by, with_prompt, within_window
 from roundhouse.prompts.catalog import Catalog
 from roundhouse.prompts.prompt import Prepared
@@ -39,6 +40,7 @@ from roundhouse.providers.base import CountsTokens, LLMProvider, Pulls
 from roundhouse.routing.manager import Manager, Reply
 from roundhouse.routing.route import Route
 from roundhouse.routing.turntable import Order, Switch
+from roundhouse.telemetry.events import Tell
 from roundhouse.telemetry.log import Log
 from roundhouse.telemetry.prometheus import Meter
 
@@ -61,8 +63,9 @@ class Gateway:
     Engines start when they are first needed. Raises `ConfigError` on building from settings that cannot be served.
     `reread` gives the settings as they are now, for `reload`. `keeps_history`: write what each request took to the
     file that the settings name. `exports`: tell a collector of OpenTelemetry of each request, if there is one.
-    `watches`: warn of targets that become slower or worse. `log` is told of each request. `hosting`: who runs the
-    engines that are ours to run, None = this process.
+    `watches`: warn of targets that become slower or worse. `keeps_routes`: a route leads where it was switched to
+    before a restart, and where other servers that share the database switch it. `log` is told of each request.
+    `hosting`: who runs the engines that are ours to run, None = this process.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Gateway:
         keeps_history: bool = False,
         exports: bool = False,
         watches: bool = False,
+        keeps_routes: bool = False,
         log: Log | None = None,
         hosting: Hosting | None = None,
     ) -> None:
@@ -82,19 +86,29 @@ class Gateway:
         self._cards = Cards(settings)
         self._reread = reread
         self._catalog = catalog_of(settings)
-        self._designs = designs_of(settings, self._catalog)
-        self._trials: Trials | None = None
+        self._laboratory = Laboratory(settings, self._catalog, self._first_target)
         self._observers = Observers(settings, history=keeps_history, exports=exports, watches=watches, log=log)
-        self._standings: Standings | None = None
+        self._following: Following | None = None
+        self._labels: Labels | None = None
+        self._keeps_routes = keeps_routes
         self._prepare: list[Callable[[Settings], Callable[[], None]]] = []
 
     async def __aenter__(self) -> Gateway:
         if self._house is None:
             self._settings = await with_default_route(self._settings)
-            self._house = House(self._settings, *self._observers.open(self._settings), hosting=self._hosting)
+            self._following = await self._followed()
+            listeners = self._observers.open(self._settings)
+            tiers = None if self._following is None else self._following.tiers
+            self._house = House(self._settings, *listeners, tiers=tiers, hosting=self._hosting)
             self._observers.join(self._house)
+            if self._following is not None:
+                self._following.join(self._house.manager)
+                self._house.meter.registry.register(self._following)
             self._cards = Cards(self._settings)
-            self._open_trials()
+            address = address_of(self._settings)
+            if address is not None and self._settings.prompts:
+                self._labels = Labels(address, self._settings, self._relabel)
+            await self._laboratory.open(self._settings)
         return self
 
     async def __aexit__(
@@ -104,10 +118,14 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Stop what was started."""
-        trials, self._trials = self._trials, None
-        if trials is not None:
-            await trials.aclose()
+        labels, self._labels = self._labels, None
+        if labels is not None:
+            await labels.aclose()
+        await self._laboratory.aclose()
         await self._observers.leave()
+        following, self._following = self._following, None
+        if following is not None:
+            await following.aclose()
         house, self._house = self._house, None
         if house is not None:
             await house.aclose()
@@ -116,7 +134,7 @@ class Gateway:
     @property
     def notices(self) -> list[str]:
         """What a user should know before the first answer, such as that a demo model gives it."""
-        return notices(self._settings)
+        return [*notices(self._settings), *(self._following.notices() if self._following is not None else ())]
 
     def names(self) -> Mapping[str, tuple[str, ...]]:
         """Every name that a request may put into `model`, with the targets behind it in order."""
@@ -156,6 +174,10 @@ class Gateway:
     def state(self) -> Mapping[str, Any]:
         """Every replica as it stands, and how many requests run and wait."""
         return self._open_manager.state()
+
+    def listen(self, listener: Tell) -> None:
+        """Have `listener` told of every event from now on. It must not block or raise."""
+        self._open_house.listen(listener)
 
     def metrics(self) -> bytes:
         """Everything counted so far, in Prometheus' text format."""
@@ -216,20 +238,17 @@ class Gateway:
         if not new.targets:
             raise ConfigError("the configuration has no targets any more", source=new.source)
         catalog = catalog_of(new)
-        designs = designs_of(new, catalog)
-        prepared = [prepare(new) for prepare in self._prepare]
+        experiments = self._laboratory.prepared(new, catalog)
+        prepared = [self._observers.prepare(new), *(prepare(new) for prepare in self._prepare)]
         done = self._open_house.reload(new)
+        new = replace(new, state=self._settings.state)  # another database is gone to at the next start
         for apply in prepared:
             apply()
         self._cards = Cards(new)
-        self._settings, self._catalog, self._designs = new, catalog, designs
-        self._observers.adopt(new)
-        if self._trials is None:
-            self._open_trials()
-        else:
-            self._trials.designs = designs
-        if self._standings is not None:
-            self._standings.designs = designs
+        self._settings, self._catalog = new, catalog
+        if self._labels is not None:
+            self._labels.settings = new
+        experiments()
         return done
 
     async def reloaded(self) -> dict[str, Any]:
@@ -246,9 +265,7 @@ class Gateway:
         request_id, values = _new_id(), dict(variables or {})
         if (trace := self._observers.begin(caller.headers)) is not None:
             request = structs.replace(request, trace=trace)
-        enrolled = None
-        if self._trials is not None:
-            enrolled = self._trials.enrol(request, prompt, caller, _size(request, values), request_id)
+        enrolled = await self._laboratory.enrol(request, prompt, values, caller, request_id)
         if enrolled is not None:
             request = enrolled.request
             if enrolled.prompt != prompt:
@@ -259,12 +276,11 @@ class Gateway:
             if prompt:
                 request, cut = await self.within_window(self.prompted(prompt, values, request))
         except Error as error:
-            if enrolled is not None and self._trials is not None and not isinstance(error, CALLERS_OWN):
-                self._trials.fail(enrolled)
+            self._laboratory.failed(enrolled, error)
             raise
         reply = self.stream(request, request_id)
         reply.report.warnings += cut
-        return reply if enrolled is None or self._trials is None else self._trials.watch(reply, enrolled, values)
+        return self._laboratory.watch(reply, enrolled, values)
 
     async def feedback(self, request_id: str, metric: str, value: float) -> list[str]:
         """Tell what came of an answer; gives the experiments that it was in.
@@ -273,9 +289,7 @@ class Gateway:
         """
         watched = self.drifts is not None and self.drifts.feedback(request_id, metric, value)
         try:
-            if self._trials is None:
-                raise InvalidRequest("there are no experiments in the configuration", param="id")
-            return await asyncio.to_thread(self._trials.feedback, request_id, metric, value)
+            return await self._laboratory.feedback(request_id, metric, value)
         except InvalidRequest:
             if watched:
                 return []
@@ -283,21 +297,19 @@ class Gateway:
 
     async def experiments(self) -> list[dict[str, Any]]:
         """Every experiment of the configuration, and what its data allow to say, as plain values."""
-        return [] if self._standings is None else await asyncio.to_thread(self._standings.all)
+        return await self._laboratory.all()
 
     async def begin_experiment(self, name: str) -> Run:
         """Begin it, or go on. Raises `InvalidRequest` for one that the configuration does not have."""
-        return await asyncio.to_thread(begin, state_path(), self._designs, name)
+        return await self._laboratory.begin(name)
 
     async def end_experiment(self, name: str, promote: str, reason: str) -> Run:
         """Stop it, or give everybody the arm to `promote`. Raises `InvalidRequest` where that does not apply."""
-        return await asyncio.to_thread(end, state_path(), self._designs, name, promote, reason)
+        return await self._laboratory.end(name, promote, reason)
 
     async def course(self, experiment: str) -> list[dict[str, Any]]:
         """Its intervals at past times and now. Raises `InvalidRequest` for an unknown name."""
-        if self._standings is None:
-            raise InvalidRequest("there are no experiments in the configuration", param="name")
-        return await asyncio.to_thread(self._standings.course, experiment, time.time())
+        return await self._laboratory.course(experiment)
 
     def stream(self, request: ChatRequest, request_id: str = "") -> Reply:
         """The answer as it comes. Raises `ModelNotFound` for an unknown name; other errors come from the stream."""
@@ -333,11 +345,16 @@ class Gateway:
 
         return list(await asyncio.gather(*(one(request) for request in requests)))
 
-    async def embed(self, texts: Sequence[str], model: str = "") -> Vectors:
-        """One vector for each text; calls that come at the same time reach the backend as one."""
+    async def embed(
+        self, texts: Sequence[str], model: str = "", headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> Vectors:
+        """One vector for each text; calls that come at the same time reach the backend as one.
+
+        `headers`: of the caller, as ASGI has them, for the trace it may belong to.
+        """
         if not texts:
             raise InvalidRequest("there are no texts; send at least one", param="input")
-        return await self._open_house.embeddings.embed(self._route(model), texts)
+        return await self._open_house.embeddings.embed(self._route(model), texts, self._observers.begin(headers))
 
     def model_of(self, target: str) -> str:
         """The model of a target, as its backend calls it."""
@@ -420,12 +437,17 @@ class Gateway:
             raise RuntimeError("the gateway is not open; use it as `async with Gateway(...)`")
         return self._house
 
-    def _open_trials(self) -> None:
-        """Only a house with experiments has a file of them."""
-        if self._designs:
-            self._trials = Trials(self._designs, state_path(), self._first_target)
-            self._standings = Standings(self._designs, state_path())
-            self._trials.start()
+    def _relabel(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def _followed(self) -> Following | None:
+        """Where routes lead, known as far as it can be."""
+        if not self._keeps_routes:
+            return None
+        shared = address_of(self._settings)
+        following = Following(self._settings, routes_file(self._settings), shared)
+        await following.begin()
+        return following
 
     def _first_target(self, route: str) -> tuple[str, str]:
         target = self._open_manager.targets[self._route(route).targets[0]]
@@ -450,9 +472,3 @@ class Gateway:
 def _new_id() -> str:
     """As hard to guess as a UUID: whoever knows it may tell what came of the answer."""
     return os.urandom(16).hex()
-
-
-def _size(request: ChatRequest, values: Mapping[str, Any]) -> int:
-    """Characters of what was asked."""
-    said = sum(len(message.content) for message in request.messages)
-    return said + sum(len(value) for value in values.values() if isinstance(value, str))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.errors import InvalidRequest
@@ -29,12 +29,20 @@ log = logging.getLogger(__name__)
 class House:
     """Belongs to the event loop that built it. Raises `ConfigError` for settings that cannot be served.
 
-    `listeners` are told of every event, after the metrics. `hosting`: who runs its engines, None = its own children.
+    `listeners` are told of every event, after the metrics. `tiers`: where the routes of settings lead. `hosting`: who
+    runs its engines, None = its own children.
     """
 
-    def __init__(self, settings: Settings, *listeners: Tell, hosting: Hosting | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *listeners: Tell,
+        tiers: Callable[[Settings], Mapping[str, Tiers]] | None = None,
+        hosting: Hosting | None = None,
+    ) -> None:
         self.settings = settings
         self._hosting = hosting
+        self._tiers = tiers or tiers_of
         self._entries: dict[str, TargetSettings] = {entry.name: entry for entry in settings.targets}
         self._room = hosting.room(settings) if hosting is not None else build_room(settings)
         self._spares = Spares(settings.resources.spare_workers)
@@ -46,14 +54,14 @@ class House:
         self.manager = Manager(
             build_targets(settings, self._room, self._spares, hosting),
             _policy(settings),
-            routes=tiers_of(settings),
+            routes=self._tiers(settings),
             room=self._room,
             spares=self._spares,
             told=self.tell,
         )
         self.meter.watch(self.manager.state)
         self.meter.expect(self._entries)
-        self.embeddings = Embeddings(self.manager)
+        self.embeddings = Embeddings(self.manager, self.tell)
         self.manager.start(entry.name for entry in settings.targets if entry.preload)
 
     async def aclose(self) -> None:
@@ -86,7 +94,7 @@ class House:
             self._entries[name] = _entry(new, name)
         removed = [self.manager.targets[name] for name in change.removed]
         self.meter.expect(change.added)
-        self.manager.lead(tiers_of(new))
+        self.manager.lead(self._tiers(new))
         for target in removed:
             self._entries.pop(target.name)
             self.manager.remove(target)

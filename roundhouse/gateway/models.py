@@ -19,7 +19,8 @@ from roundhouse.store.locks import Lease
 from roundhouse.store.manifest import GGUF, SAFETENSORS
 from roundhouse.store.pull import Order
 from roundhouse.store.references import Reference, named_after
-from roundhouse.store.repository import Revision, Store
+from roundhouse.store.repository import Store
+from roundhouse.store.revisions import Revision
 
 __all__ = ["Models", "mismatch"]
 
@@ -62,7 +63,7 @@ class Models:
         except InvalidRequest:
             return None
         entry = self.catalogue.get(reference.name)
-        if entry is None and not self.store.revisions(reference.name):
+        if entry is None and not self.store.survey(reference.name):
             return None
         try:
             revision = self.store.find(reference, form)
@@ -85,9 +86,9 @@ class Models:
         """Keep it from being removed until this process ends: an engine may be started from it again at any time."""
         key = str(revision.folder)
         if key in _HELD:
-            (revision.folder / "used").touch()
-        else:
-            _HELD[key] = self.store.use(revision)
+            revision.note_use()
+        elif lease := self.store.use(revision):
+            _HELD[key] = lease
 
     def order(
         self,
@@ -106,7 +107,10 @@ class Models:
         if name:
             name = Reference.parse(name).name
         if text.startswith(("http://", "https://")):
-            plain = PurePosixPath(urlsplit(text).path).stem
+            try:
+                plain = PurePosixPath(urlsplit(text).path).stem
+            except ValueError as error:
+                raise InvalidRequest(f"{text} is no address: {error}", param="model") from error
             return Order(name or named_after(plain), url=text, licence=licence.lower())
         if text.count("/") == 1:
             own = name or named_after(text.split("/")[1])

@@ -12,7 +12,7 @@ from roundhouse.gateway.demo import DEMO_MODEL, demo_gguf, demo_safetensors
 from roundhouse.gateway.models import Models
 from roundhouse.store.headers import read_model
 from roundhouse.store.manifest import GGUF, SAFETENSORS
-from roundhouse.store.repository import Revision
+from roundhouse.store.revisions import Revision
 
 __all__ = ["MANAGED", "is_demo", "is_managed", "located", "slots_of", "stored", "window_of"]
 

@@ -12,6 +12,7 @@ from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.errors import ModelNotFound
 from roundhouse.core.model import DeviceFacts, ModelFacts
 from roundhouse.gateway.build import room_policy
+from roundhouse.gateway.described import described
 from roundhouse.gateway.plan import located, slots_of, window_of
 from roundhouse.gateway.ways import needs, ways_of
 from roundhouse.resources import hardware
@@ -19,7 +20,7 @@ from roundhouse.resources.learned import Learned
 from roundhouse.resources.memory import Estimate, LlamaCppSettings, estimate
 from roundhouse.resources.placement import Decision, Option, Place, Resident, place, room_in
 from roundhouse.routing.way import Way
-from roundhouse.store.headers import read_model
+from roundhouse.store.hub_models import is_hub_name
 
 __all__ = ["Prospect", "Running", "prospect", "would_fit"]
 
@@ -71,19 +72,17 @@ def prospect(
     running: Running | None = None,
     learned: Learned | None = None,
 ) -> Prospect:
-    """For a target of the configuration, `demo`, a GGUF file or a folder of safetensors; what is unset is the target's.
+    """For a target of the configuration, `demo`, a GGUF file, a folder of safetensors or a name on the hub; what is
+    unset is the target's.
 
     `device`: plan for this place alone, as `doctor` names it. Raises `ModelNotFound` for a name that is none of these
     or whose memory is not ours to plan, `BadHeader` for a file that cannot be read.
     """
     entry = _entry(model, settings, context, slots)
-    path = located(entry, settings)
     if entry.endpoint or entry.type not in ("llamacpp", "huggingface"):
         raise ModelNotFound(f'target "{model}" is run by {entry.type}, which plans its own memory', model=model)
-    if not path.exists():
-        known = ", ".join(target.name for target in settings.targets) or "there are none"
-        raise ModelNotFound(f'"{model}" is no target ({known}), or its file {path} is not here', model=model)
-    facts, devices = read_model(path), _devices(device)
+    facts, path = _facts(entry, settings)
+    devices = _devices(device)
     ways = ways_of(entry, settings, devices)
     if context or slots:  # asked for, so nothing smaller is an answer
         ways = [
@@ -125,8 +124,21 @@ def would_fit(facts: ModelFacts | None, settings: Settings) -> bool | None:
     return takes.total <= max(room.values(), default=0)
 
 
+def _facts(entry: TargetSettings, settings: Settings) -> tuple[ModelFacts, Path]:
+    path = located(entry, settings)
+    if not path.exists() and (entry.type == "llamacpp" or not is_hub_name(entry.model)):
+        known = ", ".join(target.name for target in settings.targets) or "there are none"
+        raise ModelNotFound(f'"{entry.name}" is no target ({known}), or its file {path} is not here', model=entry.name)
+    found = described(entry, settings)
+    if found.facts is None:
+        raise ModelNotFound(f'"{entry.name}": {found.note}', model=entry.name)
+    return found.facts, found.path
+
+
 def _entry(model: str, settings: Settings, context: int, slots: int) -> TargetSettings:
-    kind = "huggingface" if Path(model).expanduser().is_dir() else "llamacpp"
+    path = Path(model).expanduser()
+    remote = not path.exists() and "/" in model and is_hub_name(model)
+    kind = "huggingface" if path.is_dir() or remote else "llamacpp"
     bare = TargetSettings(name=model, type=kind, model=model)
     entry = next((target for target in settings.targets if target.name == model), bare)
     asked = {name: value for name, value in (("n_ctx", context), ("n_parallel", slots)) if value}

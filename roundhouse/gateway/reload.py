@@ -17,7 +17,7 @@ __all__ = ["Change", "Reloaded", "compare"]
 # Fields of an entry that can change while its engines run; the others make it another model, or another way to it.
 _LIVE = ("family", "timeout_s", "sampling", "ttl_s", "pin", "preload", "check")
 # What is read once, when the server starts.
-_AT_START = ("server.host", "server.port", "server.watch", "breaker", "telemetry.otlp")
+_AT_START = ("server.host", "server.port", "server.watch", "breaker", "state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def _settings(old: Settings, new: Settings) -> tuple[tuple[str, ...], tuple[str,
     changed = [
         f"server.{one.name.removesuffix('_s')}" for one in fields(Server) if _differ(one.name, old.server, new.server)
     ]
-    changed += [name for name in ("auth", "breaker") if _differ(name, old, new)]
+    changed += [name for name in ("auth", "breaker", "state") if _differ(name, old, new)]
     parts = ("drift", "history", "log", "otlp")
     changed += [f"telemetry.{name}" for name in parts if _differ(name, old.telemetry, new.telemetry)]
     at_start = set(_AT_START)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from roundhouse.core.errors import InvalidRequest
+from roundhouse.database import Place
 from roundhouse.experiments.design import Experiment
 from roundhouse.experiments.store import Run, Store
 from roundhouse.experiments.verdict import Data, judge
-from roundhouse.gateway.trials import data_of
+from roundhouse.gateway.judging import ANALYSIS_S, data_of
 
 __all__ = ["Standings", "instants", "standing"]
 
@@ -43,14 +43,14 @@ class Standings:
     `designs` may be exchanged. A point of the past is computed once.
     """
 
-    def __init__(self, designs: Mapping[str, Experiment], path: Path) -> None:
+    def __init__(self, designs: Mapping[str, Experiment], place: Place) -> None:
         self.designs = designs
-        self._path = path
+        self._place = place
         self._points: dict[str, dict[float, dict[str, Any]]] = {}
 
     def all(self) -> list[dict[str, Any]]:
         """Every experiment of the configuration; one that was never started has the state `not started`."""
-        store = Store(self._path)
+        store = Store(self._place, limit_s=ANALYSIS_S)
         try:
             runs = store.runs()
             return [self._listed(store, design, runs.get(name)) for name, design in self.designs.items()]
@@ -64,7 +64,7 @@ class Standings:
         design = self.designs.get(name)
         if design is None:
             raise InvalidRequest(f'there is no experiment "{name}"; there are {", ".join(self.designs) or "none"}')
-        store = Store(self._path)
+        store = Store(self._place, limit_s=ANALYSIS_S)
         try:
             run = store.runs().get(name)
             return [] if run is None else self._course(store, design, run, now)

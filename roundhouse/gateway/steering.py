@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from pathlib import Path
 
 from roundhouse.core.errors import InvalidRequest
+from roundhouse.database import Place
 from roundhouse.experiments.design import Experiment
 from roundhouse.experiments.store import Run, Store
 from roundhouse.prompts.variables import nearest
@@ -23,19 +23,19 @@ def design_of(designs: Mapping[str, Experiment], name: str) -> Experiment:
     return designs[name]
 
 
-def begin(path: Path, designs: Mapping[str, Experiment], name: str) -> Run:
+def begin(place: Place, designs: Mapping[str, Experiment], name: str) -> Run:
     """Begin, or go on; changed weights take effect, and who has an arm keeps it."""
-    with closing(Store(path)) as store:
+    with closing(Store(place)) as store:
         return store.start(design_of(designs, name), time.time())
 
 
-def end(path: Path, designs: Mapping[str, Experiment], name: str, promote: str, reason: str) -> Run:
+def end(place: Place, designs: Mapping[str, Experiment], name: str, promote: str, reason: str) -> Run:
     """Everybody gets what was asked for again, or the arm to `promote`. Raises `InvalidRequest` for an arm that is none
     and for an experiment that does not run: of two who end one at the same time, one is told so.
     """
     arms = [arm.name for arm in design_of(designs, name).arms]
     if promote and promote not in arms:
         raise InvalidRequest(f'{name} has no arm "{promote}"{nearest(promote, arms)}', param="promote")
-    with closing(Store(path)) as store:
+    with closing(Store(place)) as store:
         now = time.time()
         return store.promote(name, promote, reason, now) if promote else store.stop(name, reason, now)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
-import platformdirs
 from msgspec import structs
 
 from roundhouse.config import Settings
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Sampling
 from roundhouse.core.errors import ConfigError, Error, InvalidRequest, StoreError, TemplateError
+from roundhouse.database import Place, Unavailable
+from roundhouse.database.journal import Journal
 from roundhouse.experiments.design import (
     AUTOMATIC,
     Allocation,
@@ -30,24 +29,25 @@ from roundhouse.experiments.design import (
     exposure_id,
     unit_id,
 )
-from roundhouse.experiments.estimate import Sums
 from roundhouse.experiments.recorder import Recorder
 from roundhouse.experiments.store import Exposure, Outcome, Run, State, Store
-from roundhouse.experiments.thompson import shares
-from roundhouse.experiments.verdict import Data, Decision, Report, judge
+from roundhouse.gateway.judging import judge_all
 from roundhouse.gateway.marking import Marking
-from roundhouse.prompts.builtin import REFUSAL
+from roundhouse.gateway.runs import Runs
 from roundhouse.prompts.catalog import Catalog
 from roundhouse.routing.manager import Reply
 from roundhouse.scoring.scorers import NEED_RIGHT, Scored, find
+from roundhouse.scoring.text import is_refusal
 
-__all__ = ["CALLERS_OWN", "Caller", "Enrolled", "Trials", "data_of", "designs_of", "state_path"]
+__all__ = ["CALLERS_OWN", "Caller", "Enrolled", "Trials", "designs_of"]
 
 log = logging.getLogger(__name__)
 # Mistakes of the caller, which say nothing about an arm.
 CALLERS_OWN = (InvalidRequest, TemplateError)
-_REREAD_S = 0.5
+_JOURNAL_BYTES = 256 << 20
 _JUDGE_EVERY_S = 30.0
+_WRITE_S = 5.0
+_LARGEST_OUTCOME = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,6 @@ class Enrolled:
     prompt: str
     request: ChatRequest
     exposure: Exposure
-
-
-def state_path() -> Path:
-    return platformdirs.user_state_path("roundhouse") / "experiments.sqlite"
 
 
 def designs_of(settings: Settings, catalog: Catalog) -> dict[str, Experiment]:
@@ -126,37 +122,51 @@ def _check(design: Experiment, settings: Settings, catalog: Catalog) -> None:
 
 class Trials:
     """The experiments of one house. Belongs to an event loop; the disk is written by a thread of its own.
+    `journal`: the folder where what a database does not take waits for it, with a copy of what runs.
 
     `designs` may be exchanged while it runs. `first_target` tells the target and model that a route would ask first.
     """
 
     def __init__(
-        self, designs: Mapping[str, Experiment], path: Path, first_target: Callable[[str], tuple[str, str]]
+        self,
+        designs: Mapping[str, Experiment],
+        place: Place,
+        first_target: Callable[[str], tuple[str, str]],
+        journal: Path | None = None,
     ) -> None:
         self.designs = designs
-        self.path = path
+        self.place = place
         self._first_target = first_target
-        self._reader = Store(path)
-        self._recorder = Recorder(Store(path))
+        self._known = Runs(place, None if journal is None else journal / "experiments.json")
+        self._store = Store(place, limit_s=_WRITE_S)
+        kept = None if journal is None else Journal(journal, "exposures", _JOURNAL_BYTES)
+        self._recorder = Recorder(self._store, kept)
         self._marking = Marking(self._recorder.record)
-        self._runs: Mapping[str, Run] = self._reader.runs()
-        self._seen = self._reader.changes()
-        self._reread_at = 0.0
-        self._judging: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def ready(self) -> None:
+        """Know what runs, if the database can tell."""
+        await self._known.begin()
 
     def start(self) -> None:
-        """Judge from time to time."""
-        self._judging = asyncio.create_task(self._judge_for_ever())
+        """Judge from time to time, and follow what other servers do."""
+        self._tasks += [asyncio.create_task(self._judge_for_ever()), asyncio.create_task(self._known.follow())]
 
     async def aclose(self) -> None:
         """Write what waits."""
-        if self._judging is not None:
-            self._judging.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._judging
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self._marking.close)
         await asyncio.to_thread(self._recorder.close)
-        self._reader.close()
+        await asyncio.to_thread(self._known.close)
+        self._store.close()
+
+    async def look_up(self, request: ChatRequest, prompt: str, caller: Caller) -> None:
+        """What `enrol` must know of the unit and cannot wait for. Waits half a second at most; never raises."""
+        found = self._concerning(prompt, request.model) if self._known.remote else None
+        if found is not None and (unit := _unit(found[0], caller)):
+            await self._known.learn(found[1], unit_id(found[1].salt, unit))
 
     def enrol(self, request: ChatRequest, prompt: str, caller: Caller, size: int, request_id: str) -> Enrolled | None:
         """The arm of a request, if an experiment concerns it. `size`: characters of what was asked.
@@ -164,13 +174,19 @@ class Trials:
         A disk that cannot be read costs the experiment a unit, never the caller an answer.
         """
         try:
-            self._reread()
-            for design in self.designs.values():
-                run = self._runs.get(design.name)
-                if run is not None and run.state is not State.STOPPED and _concerns(design, prompt, request.model):
-                    return self._enrolled(design, run, request, prompt, caller, size, request_id)
+            found = self._concerning(prompt, request.model)
+            if found is not None:
+                return self._enrolled(*found, request, prompt, caller, size, request_id)
         except StoreError as error:
             log.warning("a request is in no experiment: %s", error)
+        return None
+
+    def _concerning(self, prompt: str, route: str) -> tuple[Experiment, Run] | None:
+        runs = self._known.now()
+        for design in self.designs.values():
+            run = runs.get(design.name)
+            if run is not None and run.state is not State.STOPPED and _concerns(design, prompt, route):
+                return design, run
         return None
 
     def watch(self, reply: Reply, enrolled: Enrolled, values: Mapping[str, Any] | None = None) -> Reply:
@@ -184,18 +200,43 @@ class Trials:
     def feedback(self, request_id: str, metric: str, value: float) -> list[str]:
         """Store an outcome for every experiment that the request was in; gives their names.
 
-        Raises `InvalidRequest` if it was in none.
+        Raises `InvalidRequest` if it was in none, for a metric that the house measures itself, and for a value that no
+        sum of squares holds. While the database is away it is stored all the same, and counts if the request turns out
+        to have been in one; then no names are given. Blocks.
         """
-        self._recorder.flush()
-        ids = {name: exposure_id(name, request_id) for name in self._runs}
-        units = {name: self._reader.unit_of(number) for name, number in ids.items()}
-        found = {name: unit for name, unit in units.items() if unit is not None}
-        if not found:
+        if not abs(value) <= _LARGEST_OUTCOME:
+            raise InvalidRequest(f"a value is a number of at most {_LARGEST_OUTCOME:g} either way", param="value")
+        names = {*self._known.now(), *(self.designs if self._known.remote else ())}
+        ids = {name: exposure_id(name, request_id) for name in names}
+        units = {name: unit for name, number in ids.items() if (unit := self._known.recent(number)) is not None}
+        now = time.time()
+        if not units:
+            try:
+                units = self._looked_up(ids)
+                if not units and self._known.unsure:
+                    raise Unavailable("the database may not have the exposure yet")
+            except Unavailable:
+                self._check_metric(metric, ids)
+                self._recorder.record(*(Outcome(None, number, metric, value, now) for number in ids.values()))
+                return []
+        if not units:
             said = f'no experiment saw the request "{request_id}"; it has an experiment in its answer if one did'
             raise InvalidRequest(said, param="id")
-        now = time.time()
-        self._recorder.record(*(Outcome(unit, ids[name], metric, value, now) for name, unit in found.items()))
-        return list(found)
+        self._check_metric(metric, units)
+        self._recorder.record(*(Outcome(unit, ids[name], metric, value, now) for name, unit in units.items()))
+        return list(units)
+
+    def _check_metric(self, metric: str, names: Iterable[str]) -> None:
+        own = {*AUTOMATIC, *(scorer for name in names if name in self.designs for scorer in self.designs[name].scorers)}
+        if metric in own:
+            said = f'"{metric}" is measured here and is not for a caller to tell; use another name'
+            raise InvalidRequest(said, param="metric")
+
+    def _looked_up(self, ids: Mapping[str, int]) -> dict[str, int]:
+        if self._known.away:
+            raise Unavailable("the database is away")
+        self._recorder.flush()
+        return self._known.units_of(ids)
 
     def _enrolled(
         self,
@@ -209,7 +250,7 @@ class Trials:
     ) -> Enrolled:
         unit = _unit(design, caller) or request_id
         number = unit_id(run.salt, unit)
-        assigned, generation = self._assigned(run, unit, number)
+        assigned, generation = self._assigned(run, unit, number, known=bool(_unit(design, caller)))
         if run.state is State.PROMOTED:
             assigned = Assigned(run.winner, 1.0)
         arm = design.arm(assigned.arm)
@@ -233,11 +274,12 @@ class Trials:
         )
         return Enrolled(run, arm, arm.prompt or prompt, request, exposure)
 
-    def _assigned(self, run: Run, unit: str, number: int) -> tuple[Assigned, int]:
+    def _assigned(self, run: Run, unit: str, number: int, *, known: bool) -> tuple[Assigned, int]:
         """By hash, and the generation of weights that it was by. Once weights have changed, who was seen before keeps
-        an arm that still gets traffic, and stays in the stratum of those it was compared with.
+        an arm that still gets traffic, and stays in the stratum of those it was compared with. `known`: the unit may
+        have been.
         """
-        first = self._reader.first_of(run.name, number) if run.generation > 1 else None
+        first = self._known.first_of(run, number) if known else None
         if first is not None and run.weights.get(first.arm, 0) > 0:
             return Assigned(first.arm, first.probability), first.generation
         return assign(run.salt, unit, run.weights), run.generation
@@ -278,6 +320,7 @@ class Trials:
         exposure = replace(enrolled.exposure, served=served)
         facts = (Outcome(exposure.unit, exposure.id, name, value, now) for name, value in outcomes.items())
         self._recorder.record(exposure, *facts)
+        self._known.seen(exposure)
         return exposure
 
     def _served(self, target: str, enrolled: Enrolled) -> str:
@@ -290,15 +333,6 @@ class Trials:
         routed = [arm.name for arm in design.arms if arm.route and self._first_target(arm.route)[0] == target]
         return routed[0] if len(routed) == 1 else ""
 
-    def _reread(self) -> None:
-        """What another process has started or stopped, at most twice a second."""
-        now = time.monotonic()
-        if now < self._reread_at:
-            return
-        self._reread_at = now + _REREAD_S
-        if (seen := self._reader.changes()) != self._seen:
-            self._seen, self._runs = seen, self._reader.runs()
-
     async def _judge_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_JUDGE_EVERY_S)
@@ -308,50 +342,8 @@ class Trials:
                 log.warning("experiments are not judged: %s", error)
 
     def judge(self) -> None:
-        """Stop what does harm, promote what has won where that was asked for; both are logged and kept as events."""
-        store = Store(self.path)
-        try:
-            for run in store.runs().values():
-                design = self.designs.get(run.name)
-                if design is not None and run.state is State.RUNNING:
-                    data = data_of(store, design)
-                    _act(store, design, run, data, judge(design, data, run.weights))
-        finally:
-            store.close()
-
-
-def data_of(store: Store, design: Experiment) -> Data:
-    """All that is stored of an experiment, as sums."""
-    metrics = {name: store.sums(design.name, name) for name in (design.metric, *design.guardrails)}
-    return Data(
-        metrics,
-        store.sums(design.name, design.metric, served=True),
-        store.counts(design.name),
-        store.counts(design.name, served=True),
-    )
-
-
-def _act(store: Store, design: Experiment, run: Run, data: Data, report: Report) -> None:
-    if report.decision is Decision.HARM:
-        store.stop(design.name, report.said, time.time())
-        log.warning("experiment %s was stopped: %s", design.name, report.said)
-    elif design.auto_promote and report.may_promote:
-        store.promote(design.name, report.winner, report.said, time.time())
-        log.warning("experiment %s: %s was promoted: %s", design.name, report.winner, report.said)
-    elif design.allocation is Allocation.THOMPSON and report.decision is Decision.COLLECTING:
-        _reallocate(store, design, run, data)
-
-
-def _reallocate(store: Store, design: Experiment, run: Run, data: Data) -> None:
-    """New shares once enough units have come under the present ones."""
-    come = sum(units for (generation, _), units in data.counts.items() if generation == str(run.generation))
-    if come < design.batch:
-        return
-    by_arm = data.metrics[design.metric]
-    sums = {arm.name: sum(by_arm.get(arm.name, {}).values(), Sums()) for arm in design.arms}
-    new = shares(sums, design.goal, Random(f"{run.salt}{run.generation}"))  # noqa: S311 - the same in every process
-    if store.reweigh(design.name, new, run.generation, time.time()):
-        log.info("experiment %s: new shares %s", design.name, new)
+        """What follows from the data now. Blocks. Raises `StoreError`."""
+        judge_all(self.place, self.designs)
 
 
 def _concerns(design: Experiment, prompt: str, route: str) -> bool:
@@ -373,7 +365,7 @@ def _outcomes(last: Chunk, text: str) -> dict[str, float]:
     told: dict[str, float] = {
         "error": 0.0,
         "cut_off": float(last.finish_reason == "length"),
-        "refusal": float(REFUSAL in text or last.finish_reason == "content_filter"),
+        "refusal": float(is_refusal(text) or last.finish_reason == "content_filter"),
     }
     if last.timings:
         told |= {"first_token_s": last.timings.first_token_s, "total_s": last.timings.total_s}

@@ -9,22 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.model import DeviceFacts, ModelFacts
 from roundhouse.engines import launch
 from roundhouse.engines.offload import can_offload
 from roundhouse.gateway.demo import DEMO_OPTIONS
+from roundhouse.gateway.described import described
 from roundhouse.gateway.plan import is_demo, located, slots_of, window_of
 from roundhouse.resources import hardware
 from roundhouse.resources.learned import load_key
-from roundhouse.resources.memory import Estimate, LlamaCppSettings, estimate
-from roundhouse.resources.memory_transformers import TransformersSettings, estimate_transformers
+from roundhouse.resources.memory import Estimate, LlamaCppSettings, companions, estimate
+from roundhouse.resources.memory_transformers import GPU_BATCH_TOKENS, TransformersSettings, estimate_transformers
 from roundhouse.resources.offload import CUDA_CONTEXT_BYTES, layers_that_fit, offloaded
 from roundhouse.resources.placement import Option
 from roundhouse.routing.way import Way
-from roundhouse.store.headers import read_gguf, read_model
+from roundhouse.store.headers import read_gguf
 
 __all__ = ["needs", "ways_of"]
 
@@ -75,7 +76,21 @@ def needs(entry: TargetSettings, facts: ModelFacts) -> Callable[[int, int], Esti
         asked = TransformersSettings.of(entry.options, slots=1, cpu_flags=hardware.cpu_flags())
         return lambda window, slots: estimate_transformers(facts, replace(asked, n_ctx=window, slots=slots))
     wanted = LlamaCppSettings.of(launch.implied(entry.options))
-    return lambda window, slots: estimate(facts, replace(wanted, n_ctx=window, n_parallel=slots))
+    draft, adapter_bytes = _companions(entry)
+
+    def takes(window: int, slots: int) -> Estimate:
+        stretched = replace(wanted, n_ctx=window, n_parallel=slots)
+        beside = companions(draft, adapter_bytes, stretched)
+        return replace(estimate(facts, stretched), companions=beside)
+
+    return takes
+
+
+def _companions(entry: TargetSettings) -> tuple[ModelFacts | None, int]:
+    """The draft model and the size of the adapters that are loaded beside a model. Raises `BadHeader`."""
+    draft, adapters = entry.options.get("draft_model"), entry.options.get("lora", ())
+    sizes = [Path(path).stat().st_size for path in adapters if Path(path).is_file()]
+    return read_gguf(draft) if draft else None, sum(sizes)
 
 
 def _offloads(entry: TargetSettings, devices: Sequence[DeviceFacts]) -> bool:
@@ -100,49 +115,50 @@ def _llamacpp(
                 str(path),
                 chosen,
                 cores=hardware.usable_cores(),
-                env={**_only(seat.gpus), **entry.env},
+                env={**_only(seat.gpus, devices), **entry.env},
                 executable=entry.executable,
             )
             estimated = takes(size.window, size.slots)
             stretched = replace(wanted, n_ctx=size.window, n_parallel=size.slots)
-            bytes_by_place = (
-                offloaded(facts, stretched, seat.layers, seat.gpus) if seat.gpus else {"cpu": estimated.total}
-            )
+            bytes_by_place = {"cpu": estimated.total}
+            if seat.gpus:
+                bytes_by_place = offloaded(facts, stretched, seat.layers, seat.gpus)
+                bytes_by_place[seat.gpus[0]] += estimated.companions
             ways.append(_way(spawn, bytes_by_place, estimated, seat, size, load_key("llamacpp", path, chosen)))
     return ways
 
 
 def _huggingface(entry: TargetSettings, settings: Settings, devices: Sequence[DeviceFacts]) -> list[Way]:
-    """A hub name is not looked at before it is loaded: its files may not be here yet."""
-    path = located(entry, settings)
-    local = path.is_dir()
-    model, flags = str(path) if local else entry.model, hardware.cpu_flags()
-    if not local:
-        cores = hardware.usable_cores()
-        return [Way(launch.huggingface(model, entry.options, cores=cores, cpu_flags=flags, env=entry.env), Option({}))]
-    facts, ways = read_model(path), []
-    takes = needs(entry, facts)
+    """A model of the hub of which nothing can be known beforehand is loaded without a plan, which is said."""
+    found, flags = described(entry, settings), hardware.cpu_flags()
+    if (facts := found.facts) is None:
+        spawn = launch.huggingface(
+            found.model, entry.options, cores=hardware.usable_cores(), cpu_flags=flags, env=entry.env
+        )
+        return [Way(spawn, Option({}), note=found.note)]
+    takes, ways = needs(entry, facts), []
     for seat in _torch_seats(entry, devices):
         for size in _sizes(entry, facts):
             chosen = {**entry.options, "n_ctx": size.window, "n_parallel": size.slots}
             if seat.gpus:
                 chosen["device"] = "cuda"
             spawn = launch.huggingface(
-                model,
+                found.model,
                 chosen,
                 cores=hardware.usable_cores(),
                 cpu_flags=flags,
-                env={**_only(seat.gpus), **entry.env},
+                env={**_only(seat.gpus, devices), **entry.env},
             )
             if seat.gpus:
                 asked = TransformersSettings.of({"dtype": "bfloat16", **entry.options}, slots=1, cpu_flags=flags)
-                estimated = estimate_transformers(facts, replace(asked, n_ctx=size.window, slots=size.slots))
+                asked = replace(asked, n_ctx=size.window, slots=size.slots, batch_tokens=GPU_BATCH_TOKENS)
+                estimated = estimate_transformers(facts, asked)
                 on_gpu = estimated.total - estimated.runtime + CUDA_CONTEXT_BYTES
                 bytes_by_place = {seat.gpus[0]: on_gpu, "cpu": estimated.runtime}
             else:
                 estimated = takes(size.window, size.slots)
                 bytes_by_place = {"cpu": estimated.total}
-            ways.append(_way(spawn, bytes_by_place, estimated, seat, size, load_key("huggingface", path, chosen)))
+            ways.append(_way(spawn, bytes_by_place, estimated, seat, size, load_key("huggingface", found.path, chosen)))
     return ways
 
 
@@ -211,8 +227,9 @@ def _seats(
     if asked is not None and asked > 0:
         return [_Seat(names[:1], min(asked, everything))]
     seats = [_Seat((name,), everything) for name in names]
-    if len(names) > 1:
-        seats.append(_Seat(names, everything))
+    together = tuple(one.place for one in gpus if one.whole)
+    if len(together) > 1:
+        seats.append(_Seat(together, everything))
     if asked is None:
         for size in (gpus[0].total_bytes, gpus[0].free_bytes):
             layers = layers_that_fit(facts, wanted, names[0], int(size * settings.resources.memory_fraction))
@@ -236,11 +253,21 @@ def _torch_seats(entry: TargetSettings, devices: Sequence[DeviceFacts]) -> list[
     return seats
 
 
-def _only(gpus: Sequence[str]) -> dict[str, Any]:
-    """The environment in which a child sees these GPUs alone, by the names that our own environment has for them."""
+def _only(gpus: Sequence[str], devices: Sequence[DeviceFacts]) -> dict[str, str]:
+    """The environment in which a child sees these GPUs alone.
+
+    By their UUIDs, for CUDA counts the fastest first and the driver by their place on the bus; where those are not
+    told, by the names that our own environment has for them.
+    """
     if not gpus:
         return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else None
-    numbers = [int(name.removeprefix("cuda")) for name in gpus]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(names[number].strip() if names else str(number) for number in numbers)}
+    names = [name.strip() for name in visible.split(",")] if visible else []
+    chosen = [one for place in gpus for one in devices if one.place == place]
+    if len(chosen) < len(gpus):  # a number that the driver did not show
+        return {"CUDA_VISIBLE_DEVICES": ",".join(_named(int(place.removeprefix("cuda")), names) for place in gpus)}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(one.uuid or _named(one.index, names) for one in chosen)}
+
+
+def _named(number: int, names: Sequence[str]) -> str:
+    return names[number] if number < len(names) else str(number)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from roundhouse.config import Settings
 from roundhouse.core.chat import ChatRequest, Message
 from roundhouse.core.errors import ContextTooLong
+from roundhouse.gateway.keeping import address_of, prompts_folder
 from roundhouse.prompts.builtin import builtin
 from roundhouse.prompts.catalog import Catalog, from_texts
 from roundhouse.prompts.families import DEFAULT
@@ -55,9 +56,15 @@ def folder_of(settings: Settings) -> Path | None:
 
 
 def catalog_of(settings: Settings) -> Catalog:
-    """All prompts. Raises `TemplateError` with file and line for the first that is wrong."""
+    """All prompts, with the labels that servers share as they were known last.
+
+    Raises `TemplateError` with file and line for the first that is wrong.
+    """
     folder = folder_of(settings)
     earlier = open_shelf(folder).over(builtin()) if folder else builtin()
+    address = address_of(settings)
+    if folder and address and (shared := prompts_folder(address)).is_dir():
+        earlier = open_shelf(shared).over(earlier)
     return from_texts(settings.prompt_templates, settings.source, earlier)
 
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
-import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
 
-from roundhouse.core.errors import InvalidRequest, MissingExtra, StoreError
+from roundhouse.core.errors import InvalidRequest, MissingExtra
+from roundhouse.database import Place, Row
 from roundhouse.history.question import Question
-from roundhouse.history.store import COLUMNS, read_only
+from roundhouse.history.store import COLUMNS, reading
 
 __all__ = ["export", "print_rows"]
 
 _AT_ONCE = 20_000
+_LIMIT_S = 1800.0
 _WHOLE = ("input_tokens", "output_tokens", "cached_tokens", "failed_attempts", "seams")
-Batches = Iterator[list[Sequence[Any]]]
+Batches = Iterator[list[Row]]
 
 
-def export(path: Path, question: Question, out: Path) -> int:
+def export(place: Place, question: Question, out: Path) -> int:
     """Write the requests that `question` names to `out`, by its ending; gives how many, the oldest first.
 
     Raises `InvalidRequest` for another ending or a place that cannot be written, `MissingExtra` without pyarrow,
@@ -39,7 +40,7 @@ def export(path: Path, question: Question, out: Path) -> int:
         handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
         os.close(handle)
         try:
-            count = write(Path(name), _batches(path, question))
+            count = write(Path(name), _batches(place, question))
             Path(name).chmod(0o644)
             Path(name).replace(out)
         except BaseException:
@@ -51,26 +52,22 @@ def export(path: Path, question: Question, out: Path) -> int:
     return count
 
 
-def print_rows(path: Path, question: Question, file: TextIO) -> int:
+def print_rows(place: Place, question: Question, file: TextIO) -> int:
     """The same as CSV into an open file."""
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
     count = 0
-    for rows in _batches(path, question):
+    for rows in _batches(place, question):
         writer.writerows(rows)
         count += len(rows)
     return count
 
 
-def _batches(path: Path, question: Question) -> Batches:
-    sql = f"SELECT {', '.join(COLUMNS)} FROM requests WHERE {question.condition} ORDER BY at"  # noqa: S608
-    try:
-        with closing(read_only(path)) as db:
-            found = db.execute(sql, question.values)
-            while rows := found.fetchmany(_AT_ONCE):
-                yield rows
-    except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be read: {error}", path=str(path)) from error
+def _batches(place: Place, question: Question) -> Batches:
+    with closing(reading(place, limit_s=_LIMIT_S)) as opened, opened.snapshot() as db:
+        condition = question.condition(db.dialect)
+        sql = f"SELECT {', '.join(COLUMNS)} FROM requests WHERE {condition} ORDER BY at, id"  # noqa: S608
+        yield from db.batches(sql, question.values, _AT_ONCE)
 
 
 def _csv(out: Path, batches: Batches) -> int:

@@ -6,17 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from roundhouse.core.errors import InvalidRequest
+from roundhouse.database.dialect import Dialect
 
 __all__ = ["GROUPS", "Question"]
 
 _NAMES = ("target", "route", "model", "prompt", "variant", "experiment", "arm", "outcome")
-# By what requests can be put together, as SQL: names of the configuration, or the time (UTC) at which they ended.
-GROUPS: Mapping[str, str] = {
-    **{name: name for name in _NAMES},
-    "day": "strftime('%Y-%m-%d', at, 'unixepoch')",
-    "hour": "strftime('%Y-%m-%dT%H:00Z', at, 'unixepoch')",
-    "minute": "strftime('%Y-%m-%dT%H:%MZ', at, 'unixepoch')",
-}
+# By what requests can be put together: names of the configuration, or the time (UTC) at which they ended.
+GROUPS = (*_NAMES, "day", "hour", "minute")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +32,17 @@ class Question:
             if name not in GROUPS:
                 raise InvalidRequest(f"requests have no {name}; they have {', '.join(GROUPS)}", param="by")
 
-    @property
-    def condition(self) -> str:
+    @staticmethod
+    def expression(name: str, dialect: Dialect) -> str:
+        """A name of `GROUPS` as SQL."""
+        return dialect.times.get(name, name)
+
+    def condition(self, dialect: Dialect) -> str:
         """After WHERE."""
-        said = [f"{GROUPS[name]} = ?" for name in self.where]
+        said = [f"{self.expression(name, dialect)} = ?" for name in self.where]
         said += ["at >= ?"] if self.since is not None else []
         said += ["at < ?"] if self.until is not None else []
-        return " AND ".join(said) or "1"
+        return " AND ".join(said) or "1 = 1"
 
     @property
     def values(self) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Requests of a history as numbers: counts, tokens and exact percentiles, computed by SQLite beside the disk.
+"""Requests of a history as numbers: counts, tokens and exact percentiles, computed where they are kept.
 
 Percentiles are by inverse CDF: the smallest value whose cumulative share reaches q. One of fewer values than leave one
 of them beyond it is not given, for it would only be the largest.
@@ -6,15 +6,13 @@ of them beyond it is not given, for it would only be the largest.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from roundhouse.core.errors import StoreError
-from roundhouse.history.question import GROUPS, Question
-from roundhouse.history.store import read_only
+from roundhouse.database import Place, Transaction
+from roundhouse.history.question import Question
+from roundhouse.history.store import reading
 from roundhouse.telemetry.events import CLIENT_LEFT, OK
 
 __all__ = ["METRICS", "Group", "Percentiles", "statistics"]
@@ -25,7 +23,7 @@ METRICS = {
     "total": ("total_s", f"outcome = '{OK}'"),
     "first_token": ("first_token_s", "first_token_s IS NOT NULL"),
     "per_token": ("decoding_s / (output_tokens - 1)", f"outcome = '{OK}' AND output_tokens > 1"),
-    "queue": ("queue_s", "1"),
+    "queue": ("queue_s", "1 = 1"),
     "load": ("load_s", "load_s > 0"),
 }
 
@@ -68,54 +66,52 @@ class Group:
         return self.errors / stayed if stayed else None
 
 
-def statistics(path: Path, question: Question) -> list[Group]:
+def statistics(place: Place, question: Question) -> list[Group]:
     """One group for each combination of names, the busiest first; by time, the oldest first.
 
-    Raises `StoreError` for a file that cannot be read.
+    Raises `StoreError` for a place that cannot be read.
     """
-    try:
-        with closing(read_only(path)) as db:
-            db.execute("BEGIN")  # all numbers are of one moment, whoever writes meanwhile
-            groups = _counted(db, question)
-            for name in METRICS:
-                _add_percentiles(db, question, groups, name)
-    except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be read: {error}", path=str(path)) from error
+    # All numbers are of one moment, whoever writes meanwhile.
+    with closing(reading(place)) as opened, opened.snapshot() as db:
+        groups = _counted(db, question)
+        for name in METRICS:
+            _add_percentiles(db, question, groups, name)
     timed = {"day", "hour", "minute"} & set(question.by)
     return sorted(groups.values(), key=lambda group: group.names if timed else (-group.requests, *group.names))
 
 
-def _counted(db: sqlite3.Connection, question: Question) -> dict[tuple[str, ...], Group]:
+def _counted(db: Transaction, question: Question) -> dict[tuple[str, ...], Group]:
+    keys = _keys(db, question)
+    grouped = f"GROUP BY {', '.join(keys)}" if keys else ""
+    answered = "decoding_s > 0 AND output_tokens > 1"
     sql = f"""
-        SELECT {_keys(question)} COUNT(*), SUM(outcome NOT IN ('{OK}', '{CLIENT_LEFT}')),
-               SUM(outcome = '{CLIENT_LEFT}'), SUM(outcome = '{OK}' AND failed_attempts > 0),
-               SUM(seams), SUM(input_tokens), SUM(output_tokens),
-               SUM(cached_tokens),
-               SUM(CASE WHEN decoding_s > 0 AND output_tokens > 1 THEN output_tokens - 1 END)
-                   / SUM(CASE WHEN decoding_s > 0 AND output_tokens > 1 THEN decoding_s END),
+        SELECT {_named(keys)} COUNT(*), COUNT(*) FILTER (WHERE outcome NOT IN ('{OK}', '{CLIENT_LEFT}')),
+               COUNT(*) FILTER (WHERE outcome = '{CLIENT_LEFT}'),
+               COUNT(*) FILTER (WHERE outcome = '{OK}' AND failed_attempts > 0),
+               SUM(seams), SUM(input_tokens), SUM(output_tokens), SUM(cached_tokens),
+               SUM(CASE WHEN {answered} THEN output_tokens - 1 END) / SUM(CASE WHEN {answered} THEN decoding_s END),
                MIN(at), MAX(at)
-        FROM requests WHERE {question.condition} {_grouped(question)}
+        FROM requests WHERE {question.condition(db.dialect)} {grouped}
     """  # noqa: S608 - names of our own; values are bound
     width = len(question.by)
-    return {row[:width]: Group(row[:width], *row[width:]) for row in db.execute(sql, question.values) if row[width]}
+    return {row[:width]: Group(row[:width], *row[width:]) for row in db.query(sql, question.values) if row[width]}
 
 
-def _add_percentiles(
-    db: sqlite3.Connection, question: Question, groups: dict[tuple[str, ...], Group], name: str
-) -> None:
+def _add_percentiles(db: Transaction, question: Question, groups: dict[tuple[str, ...], Group], name: str) -> None:
     value, defined = METRICS[name]
-    over = f"PARTITION BY {', '.join(GROUPS[key] for key in question.by)}" if question.by else ""
-    ranks = ", ".join(f"MAX(1, (n * {share} + 99) / 100)" for share in _SHARES)
+    keys = _keys(db, question)
+    over = f"PARTITION BY {', '.join(keys)}" if keys else ""
+    ranks = ", ".join(f"(n * {share} + 99) / 100" for share in _SHARES)
     sql = f"""
-        SELECT {_numbered(question)} n, value FROM (
-            SELECT {_keys(question)} {value} AS value, COUNT(*) OVER ({over}) AS n,
-                   ROW_NUMBER() OVER ({over} ORDER BY {value}) AS rank
-            FROM requests WHERE {question.condition} AND {defined}
-        ) WHERE rank IN ({ranks}) ORDER BY rank
+        SELECT {"".join(f"k{place}, " for place in range(len(keys)))} n, value FROM (
+            SELECT {_named(keys)} {value} AS value, COUNT(*) OVER ({over}) AS n,
+                   ROW_NUMBER() OVER ({over} ORDER BY {value}) AS place
+            FROM requests WHERE {question.condition(db.dialect)} AND {defined}
+        ) AS numbered WHERE place IN ({ranks}) ORDER BY place
     """  # noqa: S608 - as above
     width = len(question.by)
     found: dict[tuple[str, ...], list[tuple[int, float]]] = {}
-    for row in db.execute(sql, question.values):
+    for row in db.query(sql, question.values):
         found.setdefault(row[:width], []).append((row[width], row[width + 1]))
     for names, group in groups.items():
         group.metrics[name] = _percentiles(found.get(names, []))
@@ -132,14 +128,11 @@ def _percentiles(rows: Sequence[tuple[int, float]]) -> Percentiles:
     return Percentiles(n, *values)
 
 
-def _keys(question: Question) -> str:
-    """What to group by, named k0, k1, ..., with a comma behind each."""
-    return " ".join(f"{GROUPS[name]} AS k{place}," for place, name in enumerate(question.by))
+def _keys(db: Transaction, question: Question) -> list[str]:
+    """What to group by, as SQL."""
+    return [question.expression(name, db.dialect) for name in question.by]
 
 
-def _numbered(question: Question) -> str:
-    return " ".join(f"k{place}," for place in range(len(question.by)))
-
-
-def _grouped(question: Question) -> str:
-    return f"GROUP BY {', '.join(GROUPS[name] for name in question.by)}" if question.by else ""
+def _named(keys: Sequence[str]) -> str:
+    """The same, named k0, k1, ..., with a comma behind each."""
+    return " ".join(f"{key} AS k{place}," for place, key in enumerate(keys))

@@ -10,6 +10,7 @@ plain YAML types are read, aliases are refused, and every size is bounded.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,8 @@ __all__ = ["read_folder", "read_texts"]
 _MOST_FILES = 2000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _FENCE = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.S | re.M)
-_TURN = re.compile(r"^<!--[ \t]*(system|user|assistant)[ \t]*-->[ \t]*(?:\r?\n|\Z)", re.M)
+_TURN = re.compile(r"^<!--[ \t]*(\w+)[ \t]*-->[ \t]*(?:\r?\n|\Z)", re.M)
+_ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 _AT = re.compile(r" - at `\$([^`]*)`")
 ANSWER = "answer"
@@ -50,7 +52,7 @@ class _Variable(msgspec.Struct, forbid_unknown_fields=True):
     type: Literal["any", "text", "integer", "number", "boolean", "list"] = "text"
     description: str = ""
     default: str | int | float | bool | list[Any] | None = None
-    choices: list[str] = msgspec.field(name="enum", default_factory=list)
+    choices: list[str | int | float | bool] = msgspec.field(name="enum", default_factory=list)
     cut: Literal["nothing", "start", "end", "paragraphs"] = "nothing"
     max_characters: Annotated[int, msgspec.Meta(ge=1)] = 8 << 20
 
@@ -65,7 +67,15 @@ class _Front(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain types only, and no aliases, of which a few lines unfold to gigabytes."""
+    """Plain types only; no key twice, for one would be lost, and no aliases, of which a few unfold to gigabytes."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(None, None, f'the key "{key.value}" stands here twice', key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -78,10 +88,10 @@ def read_folder(folder: Path) -> dict[str, Prompt]:
     """The prompts of `folder` by name. Raises `TemplateError` with file and line for the first thing that is wrong."""
     if not folder.is_dir():
         raise TemplateError(f"there is no folder of prompts at {folder}")
-    files = sorted(path for path in folder.glob("*.md") if path.is_file())
+    files = _files(folder)
     if len(files) > _MOST_FILES:
         raise TemplateError(f"{folder} has more than {_MOST_FILES} prompts")
-    partials = {path.stem: _read(path).removesuffix("\n") for path in sorted((folder / "partials").glob("*.md"))}
+    partials = {path.stem: _read(path).removesuffix("\n") for path in _files(folder / "partials")}
     return read_texts({str(path): _read(path) for path in files}, partials)
 
 
@@ -98,8 +108,14 @@ def read_texts(texts: Mapping[str, str], partials: Mapping[str, str]) -> dict[st
     return {name: _prompt(name, variants) for name, variants in found.items()}
 
 
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.md") if not path.is_dir())
+
+
 def _read(path: Path) -> str:
     try:
+        if not path.is_file():  # a pipe would be waited for, and a link that leads nowhere not be missed
+            raise TemplateError(f"{path} is no file, or a link that leads to none")
         with path.open("rb") as file:
             data = file.read(4 * TEMPLATE_LIMIT_CHARACTERS + 1)
     except OSError as error:
@@ -107,7 +123,7 @@ def _read(path: Path) -> str:
     if len(data) > 4 * TEMPLATE_LIMIT_CHARACTERS:
         raise TemplateError(f"{path} is larger than {TEMPLATE_LIMIT_CHARACTERS >> 8} KiB; that is no prompt")
     try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise TemplateError(f"{path}, line {line}: it is not UTF-8 text; save it as UTF-8", line=line) from error
@@ -129,6 +145,7 @@ def _parted(text: str, path: str) -> tuple[_Front, str, int]:
         finally:
             loader.dispose()
         front = msgspec.convert(values, _Front)
+        _check_variables(front, path, root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 2 if error.problem_mark else 1
         raise TemplateError(f"{path}, line {line}: {error.problem}", line=line) from error
@@ -137,6 +154,17 @@ def _parted(text: str, path: str) -> tuple[_Front, str, int]:
             raise TemplateError(f"{path}, line 1: the front matter is not valid YAML: {error}", line=1) from error
         raise _bad_front(error, path, root) from error
     return front, text[fenced.end() :], fenced[0].count("\n") + 1
+
+
+def _check_variables(front: _Front, path: str, root: yaml.Node | None) -> None:
+    """Types and defaults, with the line of the one at fault."""
+    for name, asked in front.variables.items():
+        try:
+            _declared(name, asked)
+        except TemplateError as error:
+            node = _below(_below(root, "variables"), name)
+            line = node.start_mark.line + 2 if node is not None else 1
+            raise TemplateError(f"{path}, line {line}: {error}", line=line, variable=name) from error
 
 
 def _bad_front(error: msgspec.ValidationError, path: str, root: yaml.Node | None) -> TemplateError:
@@ -194,10 +222,10 @@ def _variant(front: _Front, body: str, line: int, path: str, partials: Mapping[s
 
 def _turns(body: str, line: int, path: str) -> list[tuple[Role, str, int]]:
     """Role, text without the blank lines around it, and its first line."""
-    marks = list(_TURN.finditer(body))
+    marks = [mark for mark in _TURN.finditer(body) if _is_role(mark[1], path, line + body.count("\n", 0, mark.start()))]
     if marks and body[: marks[0].start()].strip():
         raise TemplateError(f"{path}, line {line}: there is text before the first turn", line=line)
-    edges = [(mark[1], mark.end()) for mark in marks] or [("user", 0)]
+    edges = [(mark[1].lower(), mark.end()) for mark in marks] or [("user", 0)]
     ends = [mark.start() for mark in marks[1:]] + [len(body)]
     found: list[tuple[Role, str, int]] = []
     for (role, start), end in zip(edges, ends, strict=True):
@@ -206,6 +234,15 @@ def _turns(body: str, line: int, path: str) -> list[tuple[Role, str, int]]:
         if text.strip("\n"):
             found.append((role, text.lstrip("\n"), line + body.count("\n", 0, start)))  # type: ignore[arg-type]
     return found
+
+
+def _is_role(word: str, path: str, line: int) -> bool:
+    """Another word is a comment, unless it is nearly a role."""
+    if word.lower() in _ROLES:
+        return True
+    if near := difflib.get_close_matches(word.lower(), _ROLES, n=1, cutoff=0.75):
+        raise TemplateError(f'{path}, line {line}: "{word}" is no role; did you mean "{near[0]}"?', line=line)
+    return False
 
 
 def _example(row: Mapping[str, Any], template: Template, place: str) -> Example:
@@ -224,18 +261,24 @@ def _prompt(name: str, variants: Mapping[str, tuple[_Front, Variant]]) -> Prompt
     """Types and description stand in the default file; a variant's own add to them."""
     first = variants.get(DEFAULT_VARIANT, next(iter(variants.values())))[0]
     declared = {
-        key: _declared(key, one, f'prompt "{name}"')
+        key: _declared(key, one)
         for front in [*(front for front, _ in variants.values()), first]
         for key, one in front.variables.items()
     }
+    used = {variable for _, variant in variants.values() for variable in variant.variables}
+    for key in declared:
+        if key not in used:
+            where = next(variant.source for front, variant in variants.values() if key in front.variables)
+            said = f'{where}: no wording of "{name}" has the variable "{key}" that is declared{nearest(key, used)}'
+            raise TemplateError(said, template=name, variable=key)
     return Prompt(name, {key: variant for key, (_, variant) in variants.items()}, declared, first.description)
 
 
-def _declared(name: str, asked: _Variable | str, place: str) -> Variable:
+def _declared(name: str, asked: _Variable | str) -> Variable:
     if isinstance(asked, str):
         kinds = [kind.value for kind in Kind]
         if asked not in kinds:
-            said = f'{place}: variable "{name}": "{asked}" is no type{nearest(asked, kinds)}'
+            said = f'variable "{name}": "{asked}" is no type{nearest(asked, kinds)}'
             raise TemplateError(said, variable=name)
         return Variable(name, Kind(asked))
     variable = Variable(
@@ -243,10 +286,13 @@ def _declared(name: str, asked: _Variable | str, place: str) -> Variable:
         Kind(asked.type),
         asked.description,
         asked.default,
-        tuple(asked.choices),
+        tuple(str(one).lower() if isinstance(one, bool) else str(one) for one in asked.choices),
         Cut(asked.cut),
         asked.max_characters,
     )
     if asked.default is not None:
-        variable.text_of(asked.default, place)
+        try:
+            variable.text_of(asked.default, "")
+        except TemplateError as error:
+            raise TemplateError(f"its default: {str(error).partition(': ')[2]}", variable=name) from error
     return variable

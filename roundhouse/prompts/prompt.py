@@ -153,11 +153,11 @@ class Prepared:
     texts: Mapping[str, str]
     version: str
 
-    def wording(self, family: str, *models: str) -> Wording:
-        """For a model called one of `models`, of `family`."""
+    def wording(self, family: str, *models: str, own: frozenset[str] = frozenset()) -> Wording:
+        """For a model called one of `models`, of `family`, with special tokens of its `own`."""
         name, variant = self.prompt.choose(*models, family)
         exact = variant.rendered(self.texts)
-        plain = [(role, neutralised(turn.spans, family)) for role, turn in exact]
+        plain = [(role, neutralised(turn.spans, family, own)) for role, turn in exact]
         return Wording(
             name,
             exact,
@@ -166,9 +166,11 @@ class Prepared:
             tuple(dict.fromkeys(name for _, turn in plain for name in turn.broken)),
         )
 
-    def word(self, request: ChatRequest, family: str, models: Sequence[str]) -> Worded:
+    def word(
+        self, request: ChatRequest, family: str, models: Sequence[str], own: frozenset[str] = frozenset()
+    ) -> Worded:
         """`request` in the words for that model, its own messages after them."""
-        wording = self.wording(family, *models)
+        wording = self.wording(family, *models, own=own)
         request = structs.replace(
             request,
             messages=(*wording.messages, *request.messages),

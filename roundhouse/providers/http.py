@@ -85,7 +85,7 @@ class HTTPClient:
         """The text at `path`."""
         response = await self._send("GET", path, None, limit_s=limit_s)
         try:
-            return (await response.content.read(_ANSWER_LIMIT_BYTES)).decode("utf-8", "replace")
+            return (await _body(response)).decode("utf-8", "replace")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise StreamBroken(
                 f'target "{self.target}" cut its answer: {_words(error)}', target=self.target, status=response.status
@@ -122,7 +122,7 @@ class HTTPClient:
     async def _whole(self, method: str, path: str, body: Mapping[str, Any] | None, limit_s: float) -> Any:
         response = await self._send(method, path, body, limit_s=limit_s)
         try:
-            data = await response.content.read(_ANSWER_LIMIT_BYTES)
+            data = await _body(response)
             return msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._no_json(response.status, data) from error
@@ -236,6 +236,17 @@ class _Stream(AbstractAsyncContextManager[AsyncIterator[bytes]]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._response.close()
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """All of it, up to a limit. One read would give no more than what has come so far."""
+    parts, size = [], 0
+    async for piece in response.content.iter_any():
+        parts.append(piece)
+        size += len(piece)
+        if size > _ANSWER_LIMIT_BYTES:
+            break
+    return b"".join(parts)
 
 
 def error_from_status(target: str, status: int, headers: Mapping[str, str], body: bytes) -> Error:

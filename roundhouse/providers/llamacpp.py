@@ -52,6 +52,12 @@ class LlamaCppClient(OpenAICompatibleClient):
             async for chunk in chunks:
                 yield chunk
 
+    def body(self, request: ChatRequest) -> tuple[dict[str, Any], list[str]]:
+        """The server tells the probability of a token only beside an alternative, so one at least is asked for."""
+        if request.logprobs == 0:
+            request = structs.replace(request, logprobs=1)
+        return super().body(request)
+
     async def _knows_tools(self) -> bool:
         """The server drops tools in silence where the model's template does not write them."""
         if self._template_takes_tools is None:
@@ -87,7 +93,8 @@ class LlamaCppClient(OpenAICompatibleClient):
     async def atokens(self, request: ChatRequest) -> PromptTokens:
         """The tokens of `request` under the model's own chat template."""
         body, _ = self.body(request)
-        rendered = await self.http.post("/apply-template", {"messages": body["messages"]})
+        shown: dict[str, Any] = {name: body[name] for name in ("messages", "tools") if name in body}
+        rendered = await self.http.post("/apply-template", shown)
         # The template writes its own special tokens; none may be added to them.
         counted = await self.http.post(
             "/tokenize", {"content": rendered["prompt"], "add_special": False, "parse_special": True}

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from roundhouse.core.chat import ChatRequest, Chunk, Chunks, FinishReason, Message, TokenLogprob, ToolCall, Usage
+from roundhouse.core.chat import ChatRequest, Chunk, Chunks, FinishReason, Message, TokenLogprob, Tool, ToolCall, Usage
 from roundhouse.core.errors import BadResponse, Error, StreamBroken
 from roundhouse.core.model import Capabilities, Health
 from roundhouse.providers.base import AsyncProvider, Endpoint
@@ -305,13 +305,7 @@ class OpenAICompatibleClient(AsyncProvider):
             else:
                 ignored.append(name)
         if request.tools:
-            body["tools"] = [
-                {
-                    "type": "function",
-                    "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
-                }
-                for tool in request.tools
-            ]
+            body["tools"] = [_wire_tool(tool) for tool in request.tools]
             if request.tool_choice is not None:
                 body["tool_choice"] = request.tool_choice
         if request.json_schema is not None:
@@ -336,6 +330,13 @@ def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     if not schema:
         return {"type": "json_object"}
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+def _wire_tool(tool: Tool) -> dict[str, Any]:
+    said: dict[str, Any] = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    if tool.strict is not None:
+        said["strict"] = tool.strict
+    return {"type": "function", "function": said}
 
 
 def _wire_message(message: Message) -> dict[str, Any]:

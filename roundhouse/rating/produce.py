@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from roundhouse.core.chat import ChatRequest, Message, Role, Sampling
-from roundhouse.core.errors import Error, InvalidRequest, StoreError
+from roundhouse.core.errors import Error, InvalidRequest, ModelNotFound, StoreError, TemplateError
 from roundhouse.experiments.design import Arm
 from roundhouse.gateway import Gateway
 from roundhouse.rating.answers import Question
 from roundhouse.store.locks import locked
 
-__all__ = ["Produced", "described", "produce", "work_off"]
+__all__ = ["Produced", "produce", "work_off"]
 
 _Item = TypeVar("_Item")
 
@@ -33,11 +34,17 @@ _BEGIN = b'{"made_by": '
 
 @dataclass(slots=True)
 class Produced:
-    """How many answers are new, were there, or could not be had; `reasons` of the last by (variant, question)."""
+    """How many answers are new, were there, or could not be had; `reasons` of the last by (variant, question).
+
+    `made_by`: all by which one variant differs from another of the same name, by variant; `cut`: for how many of its
+    new answers something had to be left out to fit the window.
+    """
 
     new: int = 0
     kept: int = 0
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    made_by: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
 
 
 async def produce(
@@ -55,10 +62,10 @@ async def produce(
     Raises `InvalidRequest` if `out` holds answers of a variant that was another one, `InUse` if another process
     writes it, `StoreError` for a disk that takes nothing.
     """
-    done = Produced()
+    done = Produced(made_by={arm.name: _made_by(gateway, arm, questions, sampling) for arm in arms})
     try:
         with locked(out, wait=False, what=str(out)):
-            kept = _kept(out, {arm.name: described(arm, sampling) for arm in arms})
+            kept = _kept(out, done.made_by)
             done.kept = len(kept)
             with out.open("a", encoding="utf-8") as file:
 
@@ -68,15 +75,18 @@ async def produce(
                     except Error as error:
                         done.reasons[arm.name, question.id] = str(error)
                         return
-                    row = {"made_by": described(arm, sampling), **_asked(question), "variant": arm.name, **told}
+                    row = {"made_by": done.made_by[arm.name], **_asked(question), "variant": arm.name, **told}
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
                     file.flush()
                     done.new += 1
+                    done.cut[arm.name] = done.cut.get(arm.name, 0) + ("cut" in told)
 
                 for arm in arms:
                     wanted = [question for question in questions if (question.id, arm.name) not in kept]
                     tell(f"{arm.name}: {len(wanted)} of {len(questions)} questions")
                     await work_off(wanted, partial(one, arm), at_once)
+                    if cut := done.cut.get(arm.name):
+                        tell(f"{arm.name}: {cut} of these were asked about a part of their context, to fit the window")
     except OSError as error:
         said = f"{out} cannot be written: {error.strerror or error}; what it has is kept, run it again"
         raise StoreError(said, path=str(out)) from error
@@ -106,13 +116,14 @@ async def _answer(gateway: Gateway, arm: Arm, question: Question, sampling: Samp
         sampling=Sampling(**arm.settings).over(sampling),
         fallback=False,
     )
+    cut: tuple[str, ...] = ()
     if prompt := arm.prompt or (_PROMPT if question.context else ""):
         variables = gateway.catalog.find(prompt).variables
         values = {name: text for name, text in question.values.items() if name in variables}
         asked = gateway.prompted(
             prompt, values, ChatRequest((), model=request.model, sampling=request.sampling, fallback=False)
         )
-        request, _ = await gateway.within_window(asked)
+        request, cut = await gateway.within_window(asked)
     reported = await gateway.generate(request)
     answer, report = reported.answer, reported.report
     return {
@@ -120,6 +131,7 @@ async def _answer(gateway: Gateway, arm: Arm, question: Question, sampling: Samp
         "target": report.target,
         "model": report.model,
         "finish_reason": answer.finish_reason,
+        **({"cut": list(cut)} if cut else {}),
     }
 
 
@@ -131,13 +143,19 @@ def _asked(question: Question) -> dict[str, Any]:
     return {"id": question.id, "messages": messages, **({"context": question.context} if question.context else {})}
 
 
-def described(arm: Arm, sampling: Sampling) -> dict[str, Any]:
-    """Everything by which one variant differs from another of the same name."""
+def _made_by(gateway: Gateway, arm: Arm, questions: Sequence[Question], sampling: Sampling) -> dict[str, Any]:
+    """The prompt with its version, so that edited words are another variant; what is unknown is empty."""
+    prompt = arm.prompt or (_PROMPT if any(question.context for question in questions) else "")
+    version = model = ""
+    with suppress(TemplateError):  # which each question will say
+        version = gateway.catalog.find(prompt).version if prompt else ""
+    with suppress(ModelNotFound):
+        model = gateway.model_of(gateway.targets_of(arm.route)[0])
     chosen = Sampling(**arm.settings).over(sampling)
     settings = {
         name: value for name in Sampling.__struct_fields__ if (value := getattr(chosen, name)) not in (None, ())
     }
-    return {"route": arm.route, "prompt": arm.prompt, "settings": settings}
+    return {"route": arm.route, "model": model, "prompt": prompt, "version": version, "settings": settings}
 
 
 def _kept(out: Path, arms: Mapping[str, Mapping[str, Any]]) -> set[tuple[str, str]]:
@@ -157,11 +175,20 @@ def _kept(out: Path, arms: Mapping[str, Mapping[str, Any]]) -> set[tuple[str, st
         except (ValueError, KeyError, TypeError):
             raise _refused(out, number, "no line of `roundhouse rate answer`") from None
         if name in arms and made_by != arms[name]:
-            raise _refused(out, number, f'"{name}" was made otherwise ({json.dumps(made_by)})')
+            raise _refused(out, number, f'"{name}" was made otherwise: {_changes(made_by, arms[name])}')
         if name in arms:
             kept.add(key)
     return kept
 
 
+def _changes(made_by: Any, now: Mapping[str, Any]) -> str:
+    before = made_by if isinstance(made_by, dict) else {}
+    return ", ".join(
+        f"{key} {json.dumps(before.get(key))}, now {json.dumps(value)}"
+        for key, value in now.items()
+        if before.get(key) != value
+    )
+
+
 def _refused(out: Path, number: int, why: str) -> InvalidRequest:
-    return InvalidRequest(f"{out}:{number}: {why}; name another file by --out", param="out")
+    return InvalidRequest(f"{out}:{number}: {why}; name another file", param="out")

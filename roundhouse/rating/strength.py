@@ -25,6 +25,8 @@ _STEPS = 10_000
 _CLOSE = 1e-9
 _CLOSE_DRAWN = 1e-5
 _PRIOR = 0.5
+# Of fewer questions a bootstrap knows so few kinds that its intervals may have no width at all.
+_LEAST = 10
 
 # (first, second) -> wins of the first, wins of the second, ties; in whole judgements or parts of them.
 Counts = Mapping[tuple[str, str], Sequence[float]]
@@ -34,12 +36,18 @@ Group = tuple[tuple[tuple[str, str], int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Strength:
-    """Points of one variant, with a bootstrap interval of 95 % over questions at this moment."""
+    """Points of one variant, and a bootstrap interval of 95 % at this moment; None = over fewer than ten questions."""
 
     variant: str
     points: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    @property
+    def said(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.points:.0f}, too few questions for an interval"
+        return f"{self.points:.0f} [{self.low:.0f}, {self.high:.0f}]"
 
 
 def strengths(variants: Sequence[str], judgements: Iterable[Judgement]) -> list[Strength] | None:
@@ -56,15 +64,23 @@ def strengths(variants: Sequence[str], judgements: Iterable[Judgement]) -> list[
     if not _connected(variants, counts):
         return None
     logs, tie = fit(variants, counts)
+    drawn = _resampled(variants, groups, counts, (logs, tie)) if len(groups) >= _LEAST else {}
+    found = [_strength(variant, logs[variant], sorted(drawn.get(variant, ()))) for variant in variants]
+    return sorted(found, key=lambda one: -one.points)
+
+
+def _resampled(
+    variants: Sequence[str], groups: Sequence[Group], counts: Counts, start: tuple[Mapping[str, float], float]
+) -> dict[str, list[float]]:
+    """Points by variant of so many draws of questions."""
     chance = Random(_SEED)  # noqa: S311 - a bootstrap
     drawn: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(_DRAWS):
         # A pair that was compared keeps its prior even where the draw leaves it out, and so the variants connected.
         resampled = _counts(Counter(chance.choices(groups, k=len(groups))), counts)
-        for variant, log in fit(variants, resampled, start=(logs, tie), close=_CLOSE_DRAWN)[0].items():
+        for variant, log in fit(variants, resampled, start=start, close=_CLOSE_DRAWN)[0].items():
             drawn[variant].append(_points(log))
-    found = [_strength(variant, logs[variant], sorted(drawn[variant])) for variant in variants]
-    return sorted(found, key=lambda one: -one.points)
+    return drawn
 
 
 def fit(
@@ -137,8 +153,9 @@ def _connected(variants: Sequence[str], counts: Counts) -> bool:
 
 
 def _strength(variant: str, log: float, drawn: Sequence[float]) -> Strength:
-    low, high = drawn[int(0.025 * len(drawn))], drawn[int(0.975 * len(drawn))]
-    return Strength(variant, _points(log), low, high)
+    if not drawn:
+        return Strength(variant, _points(log), None, None)
+    return Strength(variant, _points(log), drawn[int(0.025 * len(drawn))], drawn[int(0.975 * len(drawn))])
 
 
 def _points(log: float) -> float:

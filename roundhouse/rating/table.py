@@ -80,4 +80,4 @@ def _strengths(status: Status) -> Iterator[str]:
         return
     yield "strength (Bradley-Terry with ties; 400 points are odds of ten to one; intervals of 95 %):"
     for one in status.strengths:
-        yield f"  {one.variant}: {one.points:.0f} [{one.low:.0f}, {one.high:.0f}]"
+        yield f"  {one.variant}: {one.said}"

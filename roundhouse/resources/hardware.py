@@ -10,7 +10,7 @@ import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "resident_bytes",
     "taken_by",
     "usable_cores",
+    "usable_threads",
 ]
 
 
@@ -69,6 +70,15 @@ def usable_cores(roots: Roots = _HERE, ours: AbstractSet[int] | None = None) -> 
     return max(1, cores)
 
 
+def usable_threads(roots: Roots = _HERE) -> float:
+    """Processor time that may be ours a second, in hardware threads: by affinity and by quota."""
+    threads = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    for quota, period in _group_quotas(roots):
+        if quota > 0 and period > 0:
+            threads = min(threads, quota / period)
+    return threads
+
+
 def cpu_flags(roots: Roots = _HERE) -> frozenset[str]:
     """Instruction set extensions as Linux names them; empty where it cannot be known."""
     for line in _lines(roots.proc / "cpuinfo"):
@@ -80,7 +90,7 @@ def cpu_flags(roots: Roots = _HERE) -> frozenset[str]:
 def gpus() -> tuple[DeviceFacts, ...]:
     """NVIDIA GPUs, in the order and numbering that CUDA gives a child of ours; none without `pynvml` or a driver."""
     with _driver() as nvml:
-        found = [_gpu(nvml, handle, index) for index, handle in enumerate(_handles(nvml) if nvml else ())]
+        found = [_gpu(nvml, uuid, handle, index) for index, (uuid, handle) in enumerate(_handles(nvml) if nvml else ())]
     return tuple(gpu for gpu in found if gpu is not None)
 
 
@@ -133,7 +143,7 @@ def _gpu_users() -> dict[str, list[tuple[int, int]]]:
     """By place, the processes on it and what they take; a process inside a container may be shown by another number."""
     users = {}
     with _driver() as nvml:
-        for index, handle in enumerate(_handles(nvml) if nvml else ()):
+        for index, (_, handle) in enumerate(_handles(nvml) if nvml else ()):
             try:
                 found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
             except nvml.NVMLError:  # not told everywhere
@@ -218,25 +228,33 @@ def _physical(roots: Roots, ours: Iterable[int]) -> int:
     return len(siblings)
 
 
-def _visible(gpus: Sequence[tuple[str, Any]], setting: str | None) -> list[Any]:
-    """The handles that CUDA_VISIBLE_DEVICES lets through, in its order; like CUDA, up to the first unknown entry."""
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """A GPU and what of it a process can be given: itself, or its MIG instances, of which a process sees one."""
+
+    uuid: str
+    parts: tuple[tuple[str, Any], ...]
+
+
+def _visible(cards: Sequence[_Card], setting: str | None) -> list[tuple[str, Any]]:
+    """The parts that CUDA_VISIBLE_DEVICES lets through, in its order; like CUDA, up to the first unknown entry."""
     if setting is None:
-        return [handle for _, handle in gpus]
-    chosen = []
+        return [part for card in cards for part in card.parts]
+    chosen: list[tuple[str, Any]] = []
     for entry in setting.split(","):
         wanted = entry.strip()
-        matches = [
-            handle
-            for number, (uuid, handle) in enumerate(gpus)
-            if wanted == str(number) or (wanted.startswith("GPU-") and uuid.startswith(wanted))
-        ]
+        matches = [card.parts[:1] for number, card in enumerate(cards) if wanted == str(number)]
+        if wanted.startswith("GPU-"):
+            matches += [card.parts[:1] for card in cards if card.uuid.startswith(wanted)]
+        if wanted.startswith("MIG-"):
+            matches += [(part,) for card in cards for part in card.parts if part[0].startswith(wanted)]
         if len(matches) != 1:
             break
-        chosen += matches
+        chosen += matches[0]
     return chosen
 
 
-def _gpu(nvml: Any, handle: Any, index: int) -> DeviceFacts | None:
+def _gpu(nvml: Any, uuid: str, handle: Any, index: int) -> DeviceFacts | None:
     """One GPU; None if it does not tell its memory (then nothing can be planned on it)."""
     try:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
@@ -247,7 +265,8 @@ def _gpu(nvml: Any, handle: Any, index: int) -> DeviceFacts | None:
         utilisation = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
     except nvml.NVMLError:  # not told on every card, nor inside every partition
         utilisation = None
-    return DeviceFacts(name, "cuda", int(memory.total), int(memory.free), index=index, utilisation=utilisation)
+    free, total = int(memory.free), int(memory.total)
+    return DeviceFacts(name, "cuda", total, free, index=index, utilisation=utilisation, uuid=uuid)
 
 
 @contextmanager
@@ -256,7 +275,7 @@ def _driver() -> Iterator[Any]:
     try:
         nvml: Any = importlib.import_module("pynvml")
         nvml.nvmlInit()
-    except ModuleNotFoundError:
+    except ImportError:
         yield None
         return
     except nvml.NVMLError:
@@ -265,17 +284,35 @@ def _driver() -> Iterator[Any]:
     try:
         yield nvml
     finally:
-        nvml.nvmlShutdown()
+        with suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
 
 
-def _handles(nvml: Any) -> list[Any]:
-    """Those that a child of ours would see, in CUDA's order."""
+def _handles(nvml: Any) -> list[tuple[str, Any]]:
+    """Those that a child of ours would see, with the names by which CUDA tells them apart."""
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
-        names = [(_text(nvml.nvmlDeviceGetUUID(handle)), handle) for handle in handles]
+        cards = [_Card(_text(nvml.nvmlDeviceGetUUID(handle)), tuple(_parts(nvml, handle))) for handle in handles]
     except nvml.NVMLError:
         return []
-    return _visible(names, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return _visible(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _parts(nvml: Any, handle: Any) -> Iterator[tuple[str, Any]]:
+    """A card as a whole, or each of its MIG instances: with that switched on nothing can use the whole."""
+    try:
+        divided, _ = nvml.nvmlDeviceGetMigMode(handle)
+    except nvml.NVMLError:  # this kind of card cannot be divided
+        divided = 0
+    if not divided:
+        yield _text(nvml.nvmlDeviceGetUUID(handle)), handle
+        return
+    for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+        except nvml.NVMLError:  # so many there could be
+            continue
+        yield _text(nvml.nvmlDeviceGetUUID(part)), part
 
 
 def _text(value: str | bytes) -> str:

@@ -94,7 +94,7 @@ def _read(path: Path) -> dict[str, Load]:
         if body["version"] != _VERSION:
             return {}
         return {key: Load(_sizes(one["predicted"]), _sizes(one["taken"])) for key, one in body["loads"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 

@@ -8,7 +8,7 @@ made for the purpose, and `python -m benchmarks.memory` holds them against the i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from roundhouse.core.errors import NoFit
@@ -18,6 +18,7 @@ __all__ = [
     "CACHE_TYPES",
     "Estimate",
     "LlamaCppSettings",
+    "companions",
     "estimate",
     "no_fit",
 ]
@@ -80,7 +81,9 @@ class LlamaCppSettings:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Bytes by part. `page_cache` comes on top of `total`: the kernel takes it back as soon as anyone needs it."""
+    """Bytes by part. `companions`: a draft model and adapters. `page_cache` comes on top of `total`: the kernel takes
+    it back as soon as anyone needs it.
+    """
 
     weights: int = 0
     kv_cache: int = 0
@@ -90,13 +93,14 @@ class Estimate:
     checkpoints: int = 0
     prompt_cache: int = 0
     runtime: int = 0
+    companions: int = 0
     page_cache: int = 0
 
     @property
     def total(self) -> int:
         """What must be there."""
         held = self.weights + self.kv_cache + self.recurrent_state + self.compute + self.output
-        return held + self.checkpoints + self.prompt_cache + self.runtime
+        return held + self.checkpoints + self.prompt_cache + self.runtime + self.companions
 
     @property
     def resident(self) -> int:
@@ -107,7 +111,7 @@ class Estimate:
 def estimate(facts: ModelFacts, settings: LlamaCppSettings) -> Estimate:
     """What llama.cpp holds on the processor for this model and these settings, after its first full prompt.
 
-    Not counted: LoRA adapters, draft models, multimodal projectors. Raises `ValueError` for an unknown cache type.
+    Not counted: multimodal projectors, and what `companions` tells. Raises `ValueError` for an unknown cache type.
     """
     shape = _Shape.of(facts, settings)
     weights, page_cache = _weights(facts, settings)
@@ -129,6 +133,18 @@ def estimate(facts: ModelFacts, settings: LlamaCppSettings) -> Estimate:
         runtime=_runtime(facts, settings, shape),
         page_cache=page_cache,
     )
+
+
+def companions(draft: ModelFacts | None, adapter_bytes: int, settings: LlamaCppSettings) -> int:
+    """What a draft model holds beside the model whose `settings` these are, and its adapters.
+
+    A draft has a context of its own, as long and for as many, with a cache of halves (common/speculative.cpp).
+    """
+    if draft is None:
+        return adapter_bytes
+    alike = replace(settings, cache_type_k="f16", cache_type_v="f16", cache_ram_mib=0, n_ctx_checkpoints=0)
+    found = estimate(draft, replace(alike, n_ctx=settings.n_ctx or draft.context))
+    return found.total - _WORKER_BYTES + adapter_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,13 +258,14 @@ def no_fit(estimate: Estimate, free_bytes: int, target: str, needed_bytes: int =
         (estimate.compute, "the compute buffer", "lower n_ubatch, or leave flash_attn on"),
         (estimate.checkpoints, "context checkpoints", "lower n_ctx_checkpoints or n_parallel"),
         (estimate.prompt_cache, "the prompt cache", "lower cache_ram_mib"),
+        (estimate.companions, "the draft model and adapters", "leave out draft_model or lora"),
         (estimate.runtime, "the engine itself", "free some memory"),
     )
     size, largest, cure = max(parts)
     needed = needed_bytes or estimate.total
     return NoFit(
-        f'target "{target}" needs {_gib(needed)} of memory and {_gib(free_bytes)} may be used; '
-        f"most of it is {largest} ({_gib(size)}): {cure}",
+        f'target "{target}" needs {_said(needed)} of memory and {_said(free_bytes)} may be used; '
+        f"most of it is {largest} ({_said(size)}): {cure}",
         needed_bytes=needed,
         free_bytes=free_bytes,
         target=target,
@@ -278,5 +295,6 @@ def _padded(tokens: int) -> int:
     return -(-tokens // _PAD_CELLS) * _PAD_CELLS
 
 
-def _gib(size: int) -> str:
-    return f"{size / (1 << 30):.2f} GiB"
+def _said(size: int) -> str:
+    """In MiB as long as a digit more would be missed."""
+    return f"{size / (1 << 30):.2f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.1f} MiB"

@@ -150,7 +150,7 @@ class Attempt:
                     yield self._last(piece, first_at)
                     return
                 yield piece
-                since = self._replica.moved_at = self._clock()
+                since = self._replica.moved_at = self._replica.gave_at = self._clock()
 
     def _stripped(self, piece: Chunk, strip: Strip) -> Chunk:
         if piece.text:

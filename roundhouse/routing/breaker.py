@@ -70,13 +70,22 @@ class Breaker:
         self._refusals = 0
         self._trips = 0
         self._recovered_at = float("-inf")
+        self._hinted_until = float("-inf")
         self._results: deque[tuple[float, bool]] = deque(maxlen=256)
 
     def admits(self, now: float) -> bool:
-        """Whether a request may go there: always while closed, never while open, one at a time afterwards."""
+        """Whether a request may go there: always while closed, never while open, one at a time afterwards, and while
+        somebody else has given it up.
+        """
         if self.state is _S.CLOSED:
-            return True
+            return not (self._probing and now < self._hinted_until)
         return now >= self.opens_at and not self._probing
+
+    def hint(self, until: float) -> None:
+        """Somebody else's breaker is open until then. Here one request at a time finds out what is true: its success
+        ends the hint, and its failure is enough to open this one too.
+        """
+        self._hinted_until = until
 
     def weight(self, now: float) -> float:
         """Its share of the load after a recovery, from 0.1 rising to 1."""
@@ -88,7 +97,7 @@ class Breaker:
         if self.state is _S.OPEN and now >= self.opens_at:
             self._move(_I.PROBE)
             self._probes_left = self.policy.probes
-        if self.state is _S.HALF_OPEN:
+        if self.state is _S.HALF_OPEN or (self.state is _S.CLOSED and now < self._hinted_until):
             self._probing = True
         return self.generation
 
@@ -96,10 +105,11 @@ class Breaker:
         if generation != self.generation:
             return
         self._failures = self._refusals = 0
+        self._probing = False
         if self.state is _S.CLOSED:
             self._results.append((now, True))
+            self._hinted_until = float("-inf")
             return
-        self._probing = False
         self._probes_left -= 1
         if self._probes_left <= 0 or self.state is _S.OPEN:
             self._move(_I.RECOVER)
@@ -114,7 +124,8 @@ class Breaker:
         self._failures += 1
         self._refusals = self._refusals + 1 if refused else 0
         self._results.append((now, False))
-        if self.state is _S.HALF_OPEN or (self.state is _S.CLOSED and self._too_many(now)):
+        enough = now < self._hinted_until or self._too_many(now)
+        if self.state is _S.HALF_OPEN or (self.state is _S.CLOSED and enough):
             self._open(now, chance)
 
     def abandoned(self, generation: int) -> None:

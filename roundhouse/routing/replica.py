@@ -32,8 +32,8 @@ class Replica:
     """`connect` builds a client of a ready engine; a restarted engine answers elsewhere and so gets a new client.
 
     `target`: whose replica it is, if not its only one. `pin`: it is never unloaded. `plan`: how it could be run here,
-    None = it is not ours to run. `notes`: what was given up so that it fits the memory. `moved_at`: when the last piece
-    of an answer came from it, or an attempt began.
+    None = it is not ours to run. `notes`: what was given up so that it fits the memory. `gave_at`: when the last piece
+    of an answer came from it; `moved_at`: the same, or when an attempt began.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Replica:
         self.pin = pin
         self.plan = plan
         self.moved_at = 0.0
+        self.gave_at = 0.0
         self.leaving = ""
         self.notes: tuple[str, ...] = ()
         self.popularity = Popularity()

@@ -42,6 +42,8 @@ class Standing:
         breaker = self.breaker
         if breaker.admits(now):
             return ""
+        if breaker.state is BreakerState.CLOSED:
+            return "another server has given it up for now, and a probe is running"
         if breaker.state is BreakerState.HALF_OPEN:
             return "its breaker is half open, and a probe is running"
         return f"its breaker is open, for {breaker.opens_at - now:.1f} s more"

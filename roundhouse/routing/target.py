@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from roundhouse.core.chat import ChatRequest, Sampling, Worded
 from roundhouse.core.errors import Error
-from roundhouse.core.model import Capabilities
+from roundhouse.core.model import Capabilities, ModelDescription
 from roundhouse.prompts.families import DEFAULT, FAMILIES, Family, fit_roles, recognise
+from roundhouse.prompts.markers import tokens_in
 from roundhouse.providers.base import DescribesModel, LLMProvider
 from roundhouse.routing.replica import Replica
 
@@ -44,8 +45,8 @@ class Check:
 class Target:
     """`window_tokens`: its declared window, 0 = not declared. `family`: whose habits its model has, None = ask it.
 
-    `wanted`: how many of its replicas take requests, the first of them; 0 = all.
-    `first_tokens_s`: what its last answers took to begin, from the granting of the slot.
+    `tokens`: special tokens that its own chat template writes. `wanted`: how many of its replicas take requests, the
+    first of them; 0 = all. `first_tokens_s`: what its last answers took to begin, from the granting of the slot.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Target:
     capabilities: Capabilities = field(default_factory=Capabilities)
     window_tokens: int = 0
     family: Family | None = None
+    tokens: frozenset[str] = frozenset()
     wanted: int = 0
     check: Check = Check()
     first_tokens_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
@@ -72,13 +74,15 @@ class Target:
     async def learn(self, client: LLMProvider) -> None:
         """Ask the model whose habits it has, once."""
         if self.family is None:
-            self.family = await _family_of(self.model, client)
+            told = await _told_by(client)
+            self.tokens = tokens_in(told.chat_template)
+            self.family = recognise(told.name or self.model, told.architecture, told.chat_template)
 
     def worded(self, request: ChatRequest) -> Worded:
         """Its prompt, if it has one, in the words for this target's model."""
         if request.wording is None:
             return Worded(request)
-        return request.wording.word(request, (self.family or DEFAULT).name, (self.name, self.model))
+        return request.wording.word(request, (self.family or DEFAULT).name, (self.name, self.model), self.tokens)
 
     def fitted(self, request: ChatRequest, client: LLMProvider) -> ChatRequest:
         """As this target's model wants it: unset sampling by its family, turns as its template takes them."""
@@ -93,12 +97,11 @@ class Target:
         )
 
 
-async def _family_of(model: str, client: LLMProvider) -> Family:
-    """By the model's own word where the backend passes it on, else by its name."""
+async def _told_by(client: LLMProvider) -> ModelDescription:
+    """The model's own word, where the backend passes it on."""
     if not isinstance(client, DescribesModel):
-        return recognise(model)
+        return ModelDescription()
     try:
-        told = await client.adescribe()
+        return await client.adescribe()
     except Error:  # the request that follows will say what is wrong
-        return recognise(model)
-    return recognise(told.name or model, told.architecture, told.chat_template)
+        return ModelDescription()

@@ -162,7 +162,8 @@ class Switch:
 
 class Turntable:
     """`targets` and `routes` are the manager's own; a switch changes a route in one assignment. `longest_s` bounds a
-    request, and so how long the old target may take to finish.
+    request, and so how long the old target may take to finish. `led` is told of a route that a switch has led
+    elsewhere, at that moment.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class Turntable:
         told: Tell = lambda event: None,
     ) -> None:
         self.switches: OrderedDict[str, Switch] = OrderedDict()
+        self.led: Callable[[Route], None] = lambda route: None
         self._targets = targets
         self._routes = routes
         self._admission = admission
@@ -203,14 +205,25 @@ class Turntable:
             raise ModelNotFound(f'there is no route "{route_name}"; there are {", ".join(names)}', model=route_name)
         if tuple(map(tuple, route.tiers[:1])) == ((target_name,),):
             raise InvalidRequest(f'route "{route_name}" leads to "{target_name}" already', param="target")
-        tiers = _led_to(route.tiers, target_name)
+        return self._lead(route, _led_to(route.tiers, target_name), order)
+
+    def follow(self, route_name: str, tiers: Tiers) -> Switch:
+        """Begin to have a route lead where a switch on another server has led it. Raises as `switch` does."""
+        route = self._routes.get(route_name)
+        if route is None:
+            raise ModelNotFound(f'there is no route "{route_name}"', model=route_name)
+        return self._lead(route, tiers, Order())
+
+    def _lead(self, route: Route, tiers: Tiers, order: Order) -> Switch:
+        target_name = tiers[0][0]
         leaving = set(route.tiers[0]) - {name for tier in tiers for name in tier}
         old = [replica for name in sorted(leaving) for replica in self._targets[name].replicas]
 
         def flip() -> None:
             route.tiers = tiers
+            self.led(route)
 
-        what = f"route {route_name}: {' | '.join(route.tiers[0])} -> {target_name}"
+        what = f"route {route.name}: {' | '.join(route.tiers[0])} -> {target_name}"
         former = route.tiers[0][0] if len(route.tiers[0]) == 1 else ""
         switch = self.begin(what, [route], old, self._targets[target_name], flip, order)
         switch.former = former
@@ -272,6 +285,12 @@ class Turntable:
     async def _turn(self, switch: Switch) -> None:
         switch.cold = [replica for replica in switch.new.active if not replica.warm]
         switch.beside = await self._beside(switch)
+        if switch.order.percent and not switch.beside:
+            raise NoFit(
+                f'a canary needs old and new at the same time, and "{switch.new.name}" fits in place of the old one '
+                "alone; switch without a canary, or free memory",
+                target=switch.new.name,
+            )
         self._move(switch, SwitchInput.FITS if switch.beside else SwitchInput.FULL)
         if not switch.beside:
             await self._clear(switch)

@@ -30,6 +30,8 @@ _TICK_S = 0.25
 # An engine that used less than this share of one core for so long, while requests waited on it, does nothing at all.
 _IDLE_SHARE = 0.02
 _LOOK_S = 1.0
+# One that computes but gave nobody a token for so long, with request after request timing out, will give none.
+_FRUITLESS_S = 300.0
 
 
 class Upkeep:
@@ -53,6 +55,7 @@ class Upkeep:
         self._known: WeakSet[Engine] = WeakSet()
         self._growing: set[str] = set()
         self._looked_at: set[str] = set()
+        self._in_vain: WeakKeyDictionary[Replica, tuple[int | None, float]] = WeakKeyDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
 
@@ -92,11 +95,17 @@ class Upkeep:
         task = asyncio.get_running_loop().create_task(_logged(work, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first step, it was never awaited
 
     def suspect(self, replica: Replica, limit_s: float) -> None:
-        """A request timed out there. If nobody got a token for as long, and its process does nothing, it is ended."""
+        """A request timed out there. If nobody got a token for as long, and its process does nothing, it is ended; one
+        that computes has longer.
+        """
         if not replica.engine.managed or replica.key in self._looked_at:
             return
+        pid, since = self._in_vain.get(replica, (None, 0.0))
+        if pid != replica.engine.pid or replica.gave_at > since:
+            self._in_vain[replica] = replica.engine.pid, replica.moved_at
         if self._clock() - replica.moved_at >= 0.9 * limit_s:
             self._looked_at.add(replica.key)
             self.run(self._examine(replica, limit_s), f"is {replica.key} hung")
@@ -120,11 +129,17 @@ class Upkeep:
             before = await asyncio.to_thread(processor_seconds, pid) if pid is not None else None
             await asyncio.sleep(_LOOK_S)
             after = await asyncio.to_thread(processor_seconds, pid) if pid is not None else None
-            if before is None or after is None or replica.engine.pid != pid or after - before > _IDLE_SHARE * _LOOK_S:
+            if before is None or after is None or replica.engine.pid != pid:
                 return
-            if self._clock() - replica.moved_at >= limit_s:
-                log.error("%s gave no token for %g s and does nothing: it is ended", replica.key, limit_s)
-                await replica.engine.give_up(f"gave no token for {limit_s:g} s and did nothing: it hung, and was ended")
+            now, (_, since) = self._clock(), self._in_vain[replica]
+            said = ""
+            if after - before <= _IDLE_SHARE * _LOOK_S and now - replica.moved_at >= limit_s:
+                said = f"gave no token for {limit_s:g} s and did nothing"
+            elif replica.gave_at <= since and now - since >= _FRUITLESS_S:
+                said = f"gave nobody a token for {now - since:.0f} s, though it computed"
+            if said:
+                log.error("%s %s: it is ended", replica.key, said)
+                await replica.engine.give_up(f"{said}: it hung, and was ended")
         finally:
             self._looked_at.discard(replica.key)
 

@@ -75,6 +75,8 @@ def _callable(name: str, load: Callable[[], object]) -> Scorer:
         found = load()
     except Exception as error:
         said = f'scorer "{name}" cannot be loaded: {type(error).__name__}: {error}'
+        if isinstance(error, ModuleNotFoundError):
+            said += "; put its folder on PYTHONPATH"
         raise InvalidRequest(said, param="metric") from error
     if not callable(found):
         raise InvalidRequest(f'scorer "{name}" is {type(found).__name__}, which cannot be called', param="metric")

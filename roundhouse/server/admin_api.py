@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
 from typing import Annotated, Any, Generic, TypeVar
+from urllib.parse import parse_qs
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from roundhouse.core.errors import InvalidRequest
+from roundhouse.core.report import Report
 from roundhouse.gateway import Gateway
 from roundhouse.routing.target import Check
 from roundhouse.routing.turntable import Order
 from roundhouse.server.context import Context
-from roundhouse.server.dialect import EVENTS, event
-from roundhouse.server.errors import openai_form
+from roundhouse.server.dialect import EVENTS, bare_id, event
+from roundhouse.server.errors import Stopping, openai_form
 from roundhouse.server.exchange import (
     ClientGone,
     part,
@@ -25,7 +29,7 @@ from roundhouse.server.exchange import (
     start_stream,
     until_client_leaves,
 )
-from roundhouse.server.live import row_of
+from roundhouse.server.live import row_of, troubled
 from roundhouse.server.protocol import ENDLESS
 
 __all__ = [
@@ -58,13 +62,18 @@ class State:
 
 
 class Decisions:
-    """`GET /admin/decisions`: the last requests, the newest first."""
+    """`GET /admin/decisions`: the last requests, the newest first; with `?troubled=true` those that had trouble, of all
+    that are remembered.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(send, {"decisions": [row_of(report) for report in self._gateway.recent(_LISTED)]})
+        found: Iterable[Report] = self._gateway.recent(_LISTED)
+        if parse_qs(scope["query_string"]).get(b"troubled") == [b"true"]:
+            found = islice(filter(troubled, self._gateway.recent(sys.maxsize)), _LISTED)
+        await send_json(send, {"decisions": [row_of(report) for report in found]})
 
 
 class Decision:
@@ -74,9 +83,7 @@ class Decision:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Wires put a word of their own before the id: chatcmpl-, cmpl-, resp_, msg_.
-        request_id = scope["path_params"]["request_id"].replace("_", "-").rpartition("-")[2]
-        report = self._gateway.decisions(request_id)
+        report = self._gateway.decisions(bare_id(scope["path_params"]["request_id"]))
         if report is None:
             await _not_there(send, "there is no such request among those that are remembered")
             return
@@ -96,8 +103,8 @@ class LiveFeed:
         scope[ENDLESS] = True
         await start_stream(send, EVENTS, {})
         try:
-            await until_client_leaves(receive, self._feed(send))
-        except ClientGone:
+            await until_client_leaves(scope, receive, self._feed(send))
+        except (ClientGone, Stopping):
             return
 
     async def _feed(self, send: Send) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -14,7 +15,7 @@ from roundhouse.core.chat import Answer, Chunk, collect
 from roundhouse.core.errors import BadResponse, Error
 from roundhouse.gateway.trials import Caller as Unit
 from roundhouse.routing.manager import Reply
-from roundhouse.server.context import Context, caller_of
+from roundhouse.server.context import Context
 from roundhouse.server.dialect import Asked, Dialect
 from roundhouse.server.exchange import (
     ClientGone,
@@ -23,8 +24,10 @@ from roundhouse.server.exchange import (
     send_bytes,
     send_error,
     start_stream,
+    stopping,
     until_client_leaves,
 )
+from roundhouse.server.metering import metered
 
 __all__ = ["Answering"]
 
@@ -39,10 +42,16 @@ class Answering:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             asked = self._dialect.parse(await read_body(receive, self._context.body_limit_bytes))
-            caller = caller_of(scope)
-            caller.check_route(asked.requests[0].model or "default")
-            work = self._load(asked, send) if asked.load else self._answer(asked, scope, send, caller)
-            await until_client_leaves(receive, work)
+            caller = self._context.user_of(scope, asked.requests[0].model)
+            if asked.load:
+                await until_client_leaves(scope, receive, self._load(asked, send))
+                return
+            work = self._answer(asked, scope, send, caller)
+            if len(asked.requests) == 1:
+                await until_client_leaves(scope, receive, work)
+                return
+            with contextlib.closing(work), caller.more(len(asked.requests) - 1, time.monotonic()):
+                await until_client_leaves(scope, receive, work)
         except ClientGone:
             pass
         except Error as error:
@@ -54,43 +63,49 @@ class Answering:
 
     async def _answer(self, asked: Asked, scope: Scope, send: Send, caller: Caller) -> None:
         """With its prompt, and in the arm of an experiment that concerns it."""
+        if asked.prompt:
+            self._context.check_prompt(caller, asked.prompt)
         unit = Unit(asked.unit, scope["headers"])
         replies = [
             await self._context.gateway.converse(request, prompt=asked.prompt, variables=asked.variables, caller=unit)
             for request in asked.requests
         ]
-        await (self._streamed if asked.stream else self._whole)(asked, replies, send, caller)
+        if caller.limits.tokens_per_minute:
+            replies = [metered(reply, one, caller) for reply, one in zip(replies, asked.requests, strict=True)]
+        try:
+            await (self._streamed if asked.stream else self._whole)(asked, replies, send)
+        except Error as error:  # before the first byte, with the id under which its decisions are kept
+            await send_error(send, error, self._dialect.form, headers=self._headers(replies[0]))
 
-    async def _whole(self, asked: Asked, replies: Sequence[Reply], send: Send, caller: Caller) -> None:
+    def _headers(self, reply: Reply) -> dict[str, str]:
+        own = dict.fromkeys(self._dialect.id_headers, reply.report.request_id)
+        return {**own, "x-roundhouse-target": reply.report.target} if reply.report.target else own
+
+    async def _whole(self, asked: Asked, replies: Sequence[Reply], send: Send) -> None:
         if len(replies) == 1:
             async with aclosing(replies[0].chunks) as chunks:
                 answers = [collect([chunk async for chunk in chunks])]
         else:
             answers = await _all(replies)
         reports = [reply.report for reply in replies]
-        for answer in answers:
-            _spend(caller, answer)
-        await send_bytes(send, self._dialect.whole(asked, answers, reports), headers=_headers(replies[0]))
+        await send_bytes(send, self._dialect.whole(asked, answers, reports), headers=self._headers(replies[0]))
 
-    async def _streamed(self, asked: Asked, replies: Sequence[Reply], send: Send, caller: Caller) -> None:
+    async def _streamed(self, asked: Asked, replies: Sequence[Reply], send: Send) -> None:
         """Headers wait for the first content: until then a failure still has its proper status."""
         async with aclosing(_numbered(replies)) as pieces:
             first = await anext(pieces, None)
             if first is None:
                 raise BadResponse("the answer had no content and no finish reason")
             encoder = self._dialect.encoder(asked, [reply.report for reply in replies])
-            await start_stream(send, self._dialect.media_type, _headers(replies[0]))
-            written, left = 0, len(replies)
+            await start_stream(send, self._dialect.media_type, self._headers(replies[0]))
+            left = len(replies)
             held = encoder.begin()
             try:
                 while True:
                     index, chunk = first
-                    written += 1
                     held += encoder.piece(index, chunk)
                     if chunk.finish_reason:
                         left -= 1
-                        _spend(caller, chunk)
-                        written = 0
                     if not left:
                         await send(part(held + encoder.end(), last=True))
                         return
@@ -99,18 +114,8 @@ class Answering:
                     first = await anext(pieces)
             except Error as error:
                 await send(part(held + encoder.failed(error), last=True))
-            finally:
-                caller.spend(written, time.monotonic())  # of an answer that was cut: a piece is about a token
-
-
-def _spend(caller: Caller, end: Answer | Chunk) -> None:
-    """The tokens of an answer that is whole, for its key."""
-    if end.usage is not None:
-        caller.spend(end.usage.total_tokens, time.monotonic())
-
-
-def _headers(reply: Reply) -> dict[str, str]:
-    return {"x-request-id": reply.report.request_id, "x-roundhouse-target": reply.report.target}
+            except asyncio.CancelledError:  # the server stops; or the client has gone, and nothing reaches it
+                await send(part(held + encoder.failed(stopping()), last=True))
 
 
 async def _numbered(replies: Sequence[Reply]) -> AsyncGenerator[tuple[int, Chunk], None]:

@@ -13,13 +13,15 @@ import msgspec
 from roundhouse.core.chat import Answer, ChatRequest, Chunk, Message, Sampling, Tool, ToolCall, Usage
 from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.core.report import Report
-from roundhouse.server.dialect import EVENTS, Asked, decode, event, extension, whole_call
+from roundhouse.server.dialect import EVENTS, ID_HEADERS, Asked, decode, event, extension, whole_call
 from roundhouse.server.errors import anthropic_form
-from roundhouse.server.openai_wire import Extension, within
+from roundhouse.server.openai_wire import ChatExtension, own_of, within
 
 __all__ = ["Anthropic", "AnthropicBody", "CountBody", "parse_count"]
 
 _json = msgspec.json.Encoder()
+# What Anthropic's own servers do for a client, and no backend here: said, not sent on.
+_THEIRS = ("cache_control", "container", "context_management", "inference_geo", "service_tier", "speed", "thinking")
 _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
@@ -33,6 +35,12 @@ class _Tool(msgspec.Struct):
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     type: str | None = None
+    strict: bool | None = None
+
+
+class _OutputConfig(msgspec.Struct):
+    format: dict[str, Any] | None = None
+    effort: str | None = None
 
 
 class CountBody(msgspec.Struct, kw_only=True):
@@ -55,7 +63,9 @@ class AnthropicBody(CountBody, kw_only=True):
     top_p: float | None = None
     top_k: int | None = None
     metadata: dict[str, Any] | None = None
-    roundhouse: Extension | None = None
+    output_config: _OutputConfig | None = None
+    output_format: dict[str, Any] | None = None
+    roundhouse: ChatExtension | None = None
 
 
 def parse_count(body: bytes) -> ChatRequest:
@@ -64,8 +74,8 @@ def parse_count(body: bytes) -> ChatRequest:
     return ChatRequest(messages=_messages(asked), model=asked.model, tools=_tools(asked))
 
 
-def _messages(asked: CountBody) -> tuple[Message, ...]:
-    if not asked.messages:
+def _messages(asked: CountBody, *, needed: bool = True) -> tuple[Message, ...]:
+    if needed and not asked.messages:
         raise InvalidRequest("messages: at least one message is required", param="messages")
     system, _ = _text(asked.system, "system") if asked.system else ("", ())
     messages = [Message("system", system)] if system else []
@@ -109,10 +119,16 @@ def _text(content: str | list[dict[str, Any]], where: str) -> tuple[str, tuple[s
                 texts.append(text)
             case {"type": "image", "source": {"type": "base64", "media_type": str(kind), "data": str(data)}}:
                 images.append(f"data:{kind};base64,{data}")
+            case {"type": "document", "source": {"type": "text", "data": str(text)}}:
+                title = block.get("title")
+                texts.append(f"{title}\n\n{text}" if title else text)
+            case {"type": "document"}:
+                said = f"{where}.{place}: documents must be of type text; no backend here reads others"
+                raise InvalidRequest(said, param=where)
             case {"type": "image"}:
                 raise InvalidRequest(f"{where}.{place}: images must be base64; nothing is fetched for you", param=where)
             case _:
-                raise InvalidRequest(f"{where}.{place}: expected a text, image or tool block", param=where)
+                raise InvalidRequest(f"{where}.{place}: expected a text, image, document or tool block", param=where)
     return "".join(texts), tuple(images)
 
 
@@ -120,7 +136,8 @@ def _tools(asked: CountBody) -> tuple[Tool, ...]:
     for tool in asked.tools or ():
         if tool.type not in (None, "custom"):
             raise InvalidRequest(f"tools: {tool.type} is run by Anthropic's servers; there is none here", param="tools")
-    return tuple(Tool(tool.name, tool.description or "", tool.input_schema or {}) for tool in asked.tools or ())
+    tools = asked.tools or ()
+    return tuple(Tool(one.name, one.description or "", one.input_schema or {}, one.strict) for one in tools)
 
 
 def _tool_choice(choice: Mapping[str, Any] | None) -> str | Mapping[str, Any] | None:
@@ -137,20 +154,44 @@ def _tool_choice(choice: Mapping[str, Any] | None) -> str | Mapping[str, Any] | 
             raise InvalidRequest("tool_choice: expected type auto, any, none, or tool with a name", param="tool_choice")
 
 
+def _schema(asked: AnthropicBody) -> Mapping[str, Any] | None:
+    """`output_format` is what it was called at first."""
+    match (asked.output_config and asked.output_config.format) or asked.output_format:
+        case None:
+            return None
+        case {"type": "json_schema", "schema": dict(schema)}:
+            return schema
+        case _:
+            raise InvalidRequest("output_config.format: expected json_schema with a schema", param="output_config")
+
+
+def _extra(asked: AnthropicBody, unknown: Mapping[str, Any]) -> dict[str, Any]:
+    """What reaches the backend by name, in the names that backends know."""
+    extra = {name: value for name, value in unknown.items() if name not in _THEIRS}
+    if asked.tool_choice and asked.tool_choice.get("disable_parallel_tool_use"):
+        extra["parallel_tool_calls"] = False
+    if asked.output_config and asked.output_config.effort:
+        extra["reasoning_effort"] = asked.output_config.effort
+    return extra
+
+
 class Anthropic:
     """The dialect of `/v1/messages`."""
 
     media_type = EVENTS
+    id_headers = (*ID_HEADERS, "request-id")
     form = staticmethod(anthropic_form)
 
     def parse(self, body: bytes) -> Asked:
-        asked, extra = decode(body, AnthropicBody)
+        asked, unknown = decode(body, AnthropicBody)
+        if unknown.get("mcp_servers"):
+            raise InvalidRequest("mcp_servers: nothing is called for you here", param="mcp_servers")
         if asked.max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, not {asked.max_tokens}", param="max_tokens")
         within("temperature", asked.temperature, 0, 2)
         within("top_p", asked.top_p, 0, 1)
-        messages = _messages(asked)
-        own = asked.roundhouse or Extension()
+        own = own_of(asked.roundhouse)
+        messages = _messages(asked, needed=not own.prompt)
         request = ChatRequest(
             messages=messages,
             model=asked.model,
@@ -159,16 +200,25 @@ class Anthropic:
                 temperature=asked.temperature,
                 top_p=asked.top_p,
                 top_k=asked.top_k,
-                stop=tuple(asked.stop_sequences or ()),
+                stop=tuple(one for one in asked.stop_sequences or () if one),
             ),
             tools=_tools(asked),
             tool_choice=_tool_choice(asked.tool_choice),
-            continue_last=messages[-1].role == "assistant",
-            extra=extra,
+            json_schema=_schema(asked),
+            continue_last=bool(messages) and messages[-1].role == "assistant",
+            extra=_extra(asked, unknown),
             fallback=own.fallback,
             priority=own.priority,
         )
-        return Asked((request,), bool(asked.stream))
+        ignored = tuple(f"{name} is ignored: it is for Anthropic's own servers" for name in _THEIRS if name in unknown)
+        return Asked(
+            (request,),
+            bool(asked.stream),
+            warnings=ignored,
+            prompt=own.prompt,
+            variables=own.variables,
+            unit=own.experiment_unit or str((asked.metadata or {}).get("user_id") or ""),
+        )
 
     def whole(self, asked: Asked, answers: Sequence[Answer], reports: Sequence[Report]) -> bytes:
         """A `message` object."""
@@ -181,17 +231,18 @@ class Anthropic:
         calls = [whole_call(call, place=place) for place, call in enumerate(answer.tool_calls)]
         content += [_tool_use(call) for call in calls]
         said = _message_object(report, content, _STOP[answer.finish_reason], answer.usage)
-        return _json.encode({**said, "roundhouse": extension(report, answer)})
+        return _json.encode({**said, "roundhouse": extension(report, answer, asked.warnings)})
 
     def encoder(self, asked: Asked, reports: Sequence[Report]) -> AnthropicEncoder:
-        return AnthropicEncoder(reports[0])
+        return AnthropicEncoder(reports[0], asked.warnings)
 
 
 class AnthropicEncoder:
     """`Chunk`s -> named events; content comes in numbered blocks, one open at a time."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, warnings: Sequence[str]) -> None:
         self._report = report
+        self._warnings = warnings
         self._block = -1
         self._open: tuple[str, int] | None = None  # the kind of the open block, and which call it is
 
@@ -227,7 +278,7 @@ class AnthropicEncoder:
             "type": "message_delta",
             "delta": {"stop_reason": _STOP[chunk.finish_reason or "stop"], "stop_sequence": None},
             "usage": _usage(chunk.usage or Usage()),
-            "roundhouse": extension(self._report, chunk),
+            "roundhouse": extension(self._report, chunk, self._warnings),
         }
         return event("message_delta", said)
 

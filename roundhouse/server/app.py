@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from roundhouse.access.ring import KeyRing
+from roundhouse.access.sharing import Sharing
 from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.gateway import Gateway
 from roundhouse.server.context import Context
@@ -33,11 +34,14 @@ _PARAMETER = re.compile(r"{(\w+)}")  # the last part of its path; names of model
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`hosts`: the Host headers that are answered; `origins`: sites whose pages may ask."""
+    """`hosts`: the Host headers that are answered; `origins`: sites whose pages may ask. `sharing` keeps the keys in
+    step with other servers.
+    """
 
     ring: KeyRing
     hosts: Sequence[str] = LOOPBACK_HOSTS
     origins: Sequence[str] = ()
+    sharing: Sharing | None = None
 
 
 def build_app(
@@ -52,8 +56,14 @@ def build_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with gateway:
+            if access.sharing is not None:
+                access.sharing.start()
             on_ready()
-            yield
+            try:
+                yield
+            finally:
+                if access.sharing is not None:
+                    await access.sharing.aclose()
 
     context = Context(gateway, Live(gateway), body_limit_bytes)
     table = paths(context)

@@ -14,19 +14,14 @@ import msgspec
 from roundhouse.core.chat import Answer, ChatRequest, Chunk, Message, TokenLogprob, Usage
 from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.core.report import Report
-from roundhouse.server.dialect import EVENTS, Asked, decode, extension, summed
+from roundhouse.server.dialect import EVENTS, ID_HEADERS, Asked, decode, extension, summed
 from roundhouse.server.errors import openai_form
-from roundhouse.server.openai_wire import (
-    Extension,
-    StreamOptions,
-    answers_wanted,
-    sampling_of,
-    wire_usage,
-)
+from roundhouse.server.openai_answers import wire_usage
+from roundhouse.server.openai_wire import Extension, StreamOptions, answers_wanted, sampling_of
 
 __all__ = ["CompletionBody", "Completions"]
 
-_MOST_PROMPTS = 64
+_MOST_ANSWERS = 64  # to all prompts together
 _json = msgspec.json.Encoder()
 
 
@@ -59,6 +54,7 @@ class Completions:
     """The dialect of `/v1/completions`."""
 
     media_type = EVENTS
+    id_headers = ID_HEADERS
     form = staticmethod(openai_form)
 
     def parse(self, body: bytes) -> Asked:
@@ -88,6 +84,9 @@ class Completions:
                 asked.n,
             )
         ]
+        if len(requests) > _MOST_ANSWERS:
+            said = f"{len(prompts)} prompts with n: {asked.n} are more than {_MOST_ANSWERS} answers, which is the limit"
+            raise InvalidRequest(said, param="prompt")
         include_usage = asked.stream_options is not None and asked.stream_options.include_usage
         return Asked(tuple(requests), bool(asked.stream), include_usage, body=asked)
 
@@ -155,8 +154,8 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[str]:
     texts = [str(one) for one in prompts]
     if not all(texts):
         raise InvalidRequest("prompt is empty; there is nothing to extend", param="prompt")
-    if len(texts) > _MOST_PROMPTS:
-        raise InvalidRequest(f"{len(texts)} prompts are more than {_MOST_PROMPTS}, which is the limit", param="prompt")
+    if len(texts) > _MOST_ANSWERS:
+        raise InvalidRequest(f"{len(texts)} prompts are more than {_MOST_ANSWERS}, which is the limit", param="prompt")
     return texts
 
 

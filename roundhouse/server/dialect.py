@@ -12,8 +12,22 @@ from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.core.report import Report
 from roundhouse.server.errors import Form
 
-__all__ = ["EVENTS", "LINES", "Asked", "Dialect", "Encoder", "decode", "event", "extension", "summed", "whole_call"]
+__all__ = [
+    "EVENTS",
+    "ID_HEADERS",
+    "LINES",
+    "Asked",
+    "Dialect",
+    "Encoder",
+    "bare_id",
+    "decode",
+    "event",
+    "extension",
+    "summed",
+    "whole_call",
+]
 
+ID_HEADERS = ("x-request-id",)
 EVENTS = b"text/event-stream; charset=utf-8"
 LINES = b"application/x-ndjson"
 # What is nested deeper cannot be written out again by every encoder on the way to a backend.
@@ -58,7 +72,10 @@ class Encoder(Protocol):
 
 
 class Dialect(Protocol):
-    """One wire. `media_type` is that of its streams."""
+    """One wire. `media_type` is that of its streams; `id_headers` carry a request's id, even of one that failed."""
+
+    @property
+    def id_headers(self) -> Sequence[str]: ...
 
     @property
     def media_type(self) -> bytes: ...
@@ -105,6 +122,11 @@ def _refuse_depth(raw: Any) -> None:
             for item in (one.values() if isinstance(one, dict) else one)
             if isinstance(item, (dict, list))
         ]
+
+
+def bare_id(told: str) -> str:
+    """A request's id without the word that its wire puts before it: chatcmpl-, cmpl-, resp_, msg_."""
+    return told.replace("_", "-").rpartition("-")[2]
 
 
 def event(name: str, fields: dict[str, Any]) -> bytes:

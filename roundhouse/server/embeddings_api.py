@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import math
 import struct
 import time
@@ -14,16 +15,16 @@ from starlette.types import Receive, Scope, Send
 
 from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.gateway.embeddings import Vectors
-from roundhouse.server.context import Context, caller_of
+from roundhouse.server.context import Context
 from roundhouse.server.dialect import decode
 from roundhouse.server.errors import Form, ollama_form, openai_form
 from roundhouse.server.exchange import ClientGone, read_body, send_error, send_json, until_client_leaves
+from roundhouse.server.metering import CHARACTERS_A_TOKEN
 from roundhouse.server.ollama_wire import resolved
 
 __all__ = ["Embed", "EmbedBody", "Embeddings", "EmbeddingsBody", "OldEmbed", "OldEmbedBody"]
 
 _MOST_TEXTS = 2048
-_CHARACTERS_A_TOKEN = 4  # about, since no backend counts the tokens of texts that it embeds
 
 
 class EmbeddingsBody(msgspec.Struct):
@@ -68,18 +69,18 @@ class _Vectors:
         try:
             body = await read_body(receive, self._context.body_limit_bytes)
             model, texts, asked = self.parse(body, self._context.gateway.names())
-            caller = caller_of(scope)
-            caller.check_route(model or "default")
-            await until_client_leaves(receive, self._answer(model, texts, asked, send))
-            caller.spend(sum(map(len, texts)) // _CHARACTERS_A_TOKEN, time.monotonic())
+            caller = self._context.user_of(scope, model)
+            with contextlib.suppress(ClientGone):  # whoever hangs up has had them computed all the same
+                await until_client_leaves(scope, receive, self._answer(model, texts, asked, scope, send))
+            caller.spend(sum(map(len, texts)) // CHARACTERS_A_TOKEN, time.monotonic())
         except ClientGone:
             return
         except Error as error:
             await send_error(send, error, self.form)
 
-    async def _answer(self, model: str, texts: Sequence[str], asked: Any, send: Send) -> None:
+    async def _answer(self, model: str, texts: Sequence[str], asked: Any, scope: Scope, send: Send) -> None:
         began = time.monotonic()
-        embedded = await self._context.gateway.embed(texts, model)
+        embedded = await self._context.gateway.embed(texts, model, scope["headers"])
         await send_json(send, self.tell(asked, embedded, time.monotonic() - began))
 
     def parse(self, body: bytes, known: Collection[str]) -> tuple[str, Sequence[str], Any]:

@@ -8,11 +8,33 @@ from typing import Any, TypeAlias
 
 from roundhouse.core import errors as e
 
-__all__ = ["Form", "TooLarge", "anthropic_form", "form_of", "headers_of", "ollama_form", "openai_form", "status_of"]
+__all__ = [
+    "Encoded",
+    "Form",
+    "Stopping",
+    "TooLarge",
+    "anthropic_form",
+    "form_of",
+    "headers_of",
+    "ollama_form",
+    "openai_form",
+    "status_of",
+]
 
 
 class TooLarge(e.InvalidRequest):
     """A body past the limit: HTTP has a status of its own for it."""
+
+
+class Encoded(e.InvalidRequest):
+    """A compressed body: a small one may unfold to anything, so none is taken."""
+
+
+class Stopping(e.Error):
+    """The server stops, and the time that it gives to what runs is over."""
+
+    code = "server_stopping"
+    retry_after_s = 1.0
 
 
 # What a body says of an error, before it is JSON.
@@ -27,6 +49,7 @@ _STATUS: dict[type[e.Error], tuple[int, str]] = {
     e.ConfigError: (422, "invalid_request_error"),
     e.ModelNotFound: (404, "invalid_request_error"),
     TooLarge: (413, "invalid_request_error"),
+    Encoded: (415, "invalid_request_error"),
     e.RequestError: (400, "invalid_request_error"),
     e.Overloaded: (503, "overloaded_error"),
     e.Loading: (503, "overloaded_error"),
@@ -37,6 +60,7 @@ _STATUS: dict[type[e.Error], tuple[int, str]] = {
     e.EngineError: (503, "backend_error"),
     e.ResourceError: (503, "backend_error"),
     e.StoreError: (503, "backend_error"),
+    Stopping: (503, "overloaded_error"),
     e.Error: (500, "server_error"),
 }
 _ANTHROPIC_TYPES = {
@@ -45,6 +69,7 @@ _ANTHROPIC_TYPES = {
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
+    415: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",

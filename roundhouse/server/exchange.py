@@ -7,26 +7,30 @@ up, in every phase: queued, loading, waiting for the first token, streaming.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from roundhouse.core.errors import Error
-from roundhouse.server.errors import Form, TooLarge, headers_of, status_of
+from roundhouse.server.errors import Form, Stopping, TooLarge, headers_of, status_of
 
 __all__ = [
+    "LEAVING",
     "ClientGone",
+    "Leaving",
     "part",
     "read_body",
     "send_bytes",
     "send_error",
     "send_json",
     "start_stream",
+    "stopping",
     "until_client_leaves",
 ]
 
+LEAVING = "roundhouse.leaving"
 _JSON = (b"content-type", b"application/json")
 
 
@@ -51,34 +55,70 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
         pieces.append(piece)
 
 
-async def until_client_leaves(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`; if the client leaves first, cancel it, let it clean up, and raise `ClientGone`.
+class Leaving:
+    """Put into a request's scope by a protocol that tells when its client has gone, which saves a task that waits for
+    it. `tell` is called then, if somebody has set it.
+    """
+
+    __slots__ = ("gone", "tell")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.tell: Callable[[], object] | None = None
+
+    def leave(self) -> None:
+        self.gone = True
+        if self.tell is not None:
+            self.tell()
+
+
+async def until_client_leaves(scope: Scope, receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; if the client leaves first, cancel it, let it clean up, and raise `ClientGone`. Raises `Stopping` if
+    it is cancelled otherwise, for the server alone does so, when it has waited long enough for what runs.
 
     To be called once the body is read: what `receive` still has to say is then only that the client is gone.
     """
+    leaving: Leaving | None = scope.get(LEAVING)
+    if leaving is None:  # another server than ours: it is asked, by a task that waits for what it says
+        leaving = Leaving()
+        watching = asyncio.ensure_future(_watch(receive, leaving))
+        try:
+            await _unless_left(leaving, work)
+        finally:
+            watching.cancel()
+    else:
+        await _unless_left(leaving, work)
+
+
+async def _watch(receive: Receive, leaving: Leaving) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    leaving.leave()
+
+
+async def _unless_left(leaving: Leaving, work: Coroutine[Any, Any, None]) -> None:
     task = asyncio.current_task()
     assert task is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watching = asyncio.ensure_future(watch())
+    if leaving.gone:
+        work.close()
+        raise ClientGone
+    leaving.tell = task.cancel
     try:
         await work
     except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
+        task.uncancel()
+        if leaving.gone:
             raise ClientGone from None
-        raise
+        raise stopping() from None
     else:
-        if gone:  # it left as the last byte went out; the answer stands
+        if leaving.gone:  # it left as the last byte went out; the answer stands
             task.uncancel()
     finally:
-        watching.cancel()
+        leaving.tell = None
+
+
+def stopping() -> Stopping:
+    return Stopping("this server stops and cannot finish the answer; ask again in a moment")
 
 
 async def send_bytes(send: Send, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
@@ -93,8 +133,11 @@ async def send_json(send: Send, said: Any, status: int = 200) -> None:
     await send_bytes(send, msgspec.json.encode(said), status)
 
 
-async def send_error(send: Send, error: Error, form: Form, status: int | None = None) -> None:
-    await send_bytes(send, msgspec.json.encode(form(error)), status or status_of(error), headers_of(error))
+async def send_error(
+    send: Send, error: Error, form: Form, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> None:
+    said = {**headers_of(error), **(headers or {})}
+    await send_bytes(send, msgspec.json.encode(form(error)), status or status_of(error), said)
 
 
 async def start_stream(send: Send, media_type: bytes, headers: Mapping[str, str]) -> None:

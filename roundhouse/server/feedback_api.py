@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.gateway import Gateway
+from roundhouse.server.dialect import bare_id
 from roundhouse.server.errors import openai_form
 from roundhouse.server.exchange import ClientGone, read_body, send_bytes, send_error
 
@@ -35,7 +36,7 @@ class Feedback:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             told = msgspec.json.decode(await read_body(receive, _LIMIT_BYTES), type=FeedbackBody)
-            request_id, value = told.id.removeprefix("chatcmpl-"), float(told.value)
+            request_id, value = bare_id(told.id), float(told.value)
             if not (told.metric.strip() and len(told.metric) <= _LONGEST_METRIC and math.isfinite(value)):
                 raise InvalidRequest("feedback needs the name of a metric and a finite value", param="metric")
             found = await self._gateway.feedback(request_id, told.metric, value)

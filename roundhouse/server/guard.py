@@ -6,8 +6,9 @@ Then the table of paths. Raw ASGI, since every request passes here.
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,7 +18,7 @@ from roundhouse.access.keys import Role
 from roundhouse.access.ring import KeyRing
 from roundhouse.core.errors import Error, InvalidRequest, NotAllowed
 from roundhouse.server.context import CALLER
-from roundhouse.server.errors import form_of
+from roundhouse.server.errors import Encoded, form_of
 from roundhouse.server.exchange import send_error
 
 __all__ = ["LOOPBACK_HOSTS", "SECURITY_HEADERS", "Entrance", "Guard"]
@@ -36,7 +37,12 @@ SECURITY_HEADERS = (
     ("cross-origin-resource-policy", "same-origin"),
 )
 _REMEMBERED_HOSTS = 256
-_CORS_METHODS = b"GET, POST, DELETE"
+# A name, or an address of version 6 in brackets, and a port.
+_HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{0,5})?", re.IGNORECASE)
+# Of which a request has one: of two, a proxy might have read the other.
+_SINGLE = (b"host", b"authorization", b"x-api-key", b"origin")
+_CORS_METHODS = b"GET, HEAD, POST, DELETE"
+_CORS_EXPOSED = b"x-request-id, request-id, x-roundhouse-target, retry-after"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +87,40 @@ class Guard:
             return
         try:
             headers = dict(scope["headers"])
+            if len(headers) != len(scope["headers"]):
+                _check_single(scope["headers"])
             self._check_host(headers.get(b"host", b""))
+            foreign = False
             if b"origin" in headers or b"sec-fetch-site" in headers:
-                send = self._checked_origin(scope, headers, send)
+                foreign = self._is_foreign(scope, headers)
+                if foreign:
+                    send = _with_cors(send, headers[b"origin"])
                 if scope["method"] == "OPTIONS":
-                    await _preflight(send)
+                    await _preflight(headers, send)
                     return
-            await self._enter(scope, headers, receive, send)
+            if headers.get(b"content-encoding", b"identity") != b"identity":
+                raise Encoded("the body must be sent as it is, not compressed")
+            await self._enter(scope, headers, receive, send, foreign=foreign)
         except Error as error:
             await send_error(send, error, form_of(scope["path"]))
         except Exception as error:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            log.exception("%s %r failed", scope["method"], scope["path"])  # a path may hold line breaks
             if isinstance(error, RuntimeError) and "response" in str(error):
                 raise  # it was being answered already; the connection is closed by the server
             said = Error("Roundhouse made a mistake of its own; its log has the details")
             await send_error(send, said, form_of(scope["path"]))
 
-    async def _enter(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
-        entrance = self._entrances.get((scope["method"], scope["path"])) or self._other(scope["path"])
+    async def _enter(
+        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send, *, foreign: bool
+    ) -> None:
+        entrance = self._entrances.get((scope["method"], scope["path"])) or self._other(scope)
         if entrance.role is None:
             await entrance.app(scope, receive, send)
             return
         caller = self._ring.caller(_secret(headers)) if self._ring.asks() else ANYONE
         if caller is ANYONE:
+            if foreign and entrance.role is Role.ADMIN:
+                raise NotAllowed("a page of another origin may order nothing here without a key of the role admin")
             await entrance.app(scope, receive, send)
             return
         if entrance.role is Role.ADMIN and caller.role is not Role.ADMIN:
@@ -118,38 +135,48 @@ class Guard:
         finally:
             caller.leave()
 
-    def _other(self, path: str) -> Entrance:
+    def _other(self, scope: Scope) -> Entrance:
+        path = scope["path"]
+        if scope["method"] == "HEAD" and (found := self._entrances.get(("GET", path))) is not None:
+            return found
         role = next((role for prefix, role in self._prefixes.items() if path.startswith(prefix)), Role.CLIENT)
         return Entrance(self._otherwise, role)
 
     def _check_host(self, host: bytes) -> None:
         if host in self._good_hosts:
             return
-        name = host.decode("latin-1").lower()
-        bare = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
+        found = _HOST.fullmatch(host)
+        bare = found[1].decode().lower() if found else ""
         if not any(bare == one or one == "*" or (one[:2] == "*." and bare.endswith(one[1:])) for one in self._hosts):
             raise _WrongHost("this server does not answer to that Host; add it to server.hosts if it should")
         if len(self._good_hosts) < _REMEMBERED_HOSTS:
             self._good_hosts.add(host)
 
-    def _checked_origin(self, scope: Scope, headers: Mapping[bytes, bytes], send: Send) -> Send:
-        """Raises `NotAllowed` for what a page of another site sends; `send` with CORS headers for one that may."""
+    def _is_foreign(self, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a page of another site sends it, one that may; raises `NotAllowed` for one that may not."""
         origin = headers.get(b"origin")
         if origin is None:
             navigates = headers.get(b"sec-fetch-mode") == b"navigate" and scope["method"] == "GET"
-            if headers.get(b"sec-fetch-site") == b"cross-site" and not navigates:
+            if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and not navigates:
                 raise NotAllowed("pages of other sites may not ask this server")
-            return send
+            return False
         said = origin.decode("latin-1").lower()
         if said.partition("://")[2].encode("latin-1") == headers[b"host"].lower():
-            return send
+            return False
         if said not in self._origins:
             raise NotAllowed("pages of this origin may not ask this server; add it to server.origins if they should")
-        return _with_cors(send, origin)
+        return True
 
 
 class _WrongHost(InvalidRequest):
     pass
+
+
+def _check_single(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    names = [name for name, _ in headers]
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            raise InvalidRequest(f"the header {name.decode()} was sent more than once")
 
 
 def _secret(headers: Mapping[bytes, bytes]) -> str | None:
@@ -161,12 +188,16 @@ def _secret(headers: Mapping[bytes, bytes]) -> str | None:
     return None if other is None else other.strip().decode("latin-1")
 
 
-async def _preflight(send: Send) -> None:
+async def _preflight(asked: Mapping[bytes, bytes], send: Send) -> None:
+    """What an allowed page may send: the headers it asks for, since clients have many of their own."""
+    wanted = asked.get(b"access-control-request-headers", b"authorization, content-type, x-api-key")
     headers = [
         (b"access-control-allow-methods", _CORS_METHODS),
-        (b"access-control-allow-headers", b"authorization, content-type, x-api-key, anthropic-version"),
+        (b"access-control-allow-headers", wanted),
         (b"access-control-max-age", b"600"),
     ]
+    if asked.get(b"access-control-request-private-network") == b"true":
+        headers.append((b"access-control-allow-private-network", b"true"))
     await send({"type": "http.response.start", "status": 204, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 
@@ -176,7 +207,7 @@ def _with_cors(send: Send, origin: bytes) -> Send:
         if message["type"] == "http.response.start":
             added = [
                 (b"access-control-allow-origin", origin),
-                (b"access-control-expose-headers", b"x-request-id, x-roundhouse-target, retry-after"),
+                (b"access-control-expose-headers", _CORS_EXPOSED),
                 (b"vary", b"origin"),
             ]
             message["headers"] = [*message["headers"], *added]

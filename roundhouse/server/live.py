@@ -10,7 +10,7 @@ from typing import Any
 from roundhouse.core.report import Report
 from roundhouse.gateway import Gateway
 
-__all__ = ["Live", "row_of"]
+__all__ = ["Live", "row_of", "troubled"]
 
 _RECENT = 50
 
@@ -23,14 +23,15 @@ class Live:
         self._began = time.time()
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Plain values; seconds, tokens, shares of 1."""
+        """Plain values; seconds, tokens, shares of 1. `minute` and `first_token` are of the last minute."""
         meter = self._gateway.meter
-        first = meter.first_tokens.quantile
+        first = meter.first_tokens.recent().quantile
         watch = self._gateway.drifts
         return {
             "at": time.time(),
             "up_s": time.time() - self._began,
             "totals": dataclasses.asdict(meter.numbers.summary()),
+            "minute": dataclasses.asdict(meter.numbers.minute()),
             "first_token": {"p50_s": first(0.5), "p95_s": first(0.95), "p99_s": first(0.99)},
             "clients_gone": meter.left,
             "state": self._gateway.state(),
@@ -38,6 +39,11 @@ class Live:
             "routes": {name: list(targets) for name, targets in self._gateway.names().items()},
             "recent": [row_of(report) for report in self._gateway.recent(_RECENT)],
         }
+
+
+def troubled(report: Report) -> bool:
+    """Whether an operator would look: it failed, somebody was asked in vain, or an answer was cut and gone on with."""
+    return len(report.attempts) > 1 or bool(report.seams) or any(one.outcome != "ok" for one in report.attempts)
 
 
 def row_of(report: Report) -> dict[str, Any]:

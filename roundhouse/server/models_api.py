@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, ClassVar
 
 from starlette.types import Receive, Scope, Send
 
+from roundhouse.core.chat import ChatRequest
 from roundhouse.core.errors import Error
 from roundhouse.server.anthropic_wire import parse_count
 from roundhouse.server.context import Context, caller_of
-from roundhouse.server.errors import anthropic_form, openai_form
+from roundhouse.server.errors import Form, anthropic_form, openai_form
 from roundhouse.server.exchange import ClientGone, read_body, send_error, send_json, until_client_leaves
+from roundhouse.server.responses_wire import parse_responses
 
-__all__ = ["CountTokens", "Model", "Models"]
+__all__ = ["CountInput", "CountTokens", "Model", "Models"]
 
 
 class Models:
@@ -38,6 +41,7 @@ class Models:
             "type": "model",
             "display_name": name,
             "created": self._created,
+            "created_at": datetime.fromtimestamp(self._created, UTC).isoformat().replace("+00:00", "Z"),
             "owned_by": "roundhouse",
             "roundhouse": {"targets": list(targets)},
         }
@@ -52,8 +56,11 @@ class Model:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path_params"]["name"]
+        if not name:
+            await self._models(scope, receive, send)
+            return
         try:
-            caller_of(scope).check_route(name)
+            self._context.user_of(scope, name)
             targets = self._context.gateway.targets_of(name)
         except Error as error:
             await send_error(send, error, openai_form)
@@ -64,18 +71,35 @@ class Model:
 class CountTokens:
     """`POST /v1/messages/count_tokens`."""
 
+    form: Form = staticmethod(anthropic_form)
+    object: ClassVar[dict[str, str]] = {}
+
     def __init__(self, context: Context) -> None:
         self._context = context
 
+    def parse(self, body: bytes) -> ChatRequest:
+        return parse_count(body)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def count() -> None:
-            await send_json(send, {"input_tokens": await self._context.gateway.count_tokens(request)})
+            counted = await self._context.gateway.count_tokens(request)
+            await send_json(send, {**self.object, "input_tokens": counted})
 
         try:
-            request = parse_count(await read_body(receive, self._context.body_limit_bytes))
-            caller_of(scope).check_route(request.model or "default")
-            await until_client_leaves(receive, count())
+            request = self.parse(await read_body(receive, self._context.body_limit_bytes))
+            self._context.user_of(scope, request.model)
+            await until_client_leaves(scope, receive, count())
         except ClientGone:
             return
         except Error as error:
-            await send_error(send, error, anthropic_form)
+            await send_error(send, error, self.form)
+
+
+class CountInput(CountTokens):
+    """`POST /v1/responses/input_tokens`."""
+
+    form: Form = staticmethod(openai_form)
+    object: ClassVar[dict[str, str]] = {"object": "response.input_tokens"}
+
+    def parse(self, body: bytes) -> ChatRequest:
+        return parse_responses(body).requests[0]

@@ -30,7 +30,10 @@ from roundhouse.server.ollama_wire import resolved, timestamp
 
 __all__ = ["Delete", "NameBody", "Ps", "Pull", "Show", "Tags", "Version"]
 
-_FAR = "0001-01-01T00:00:00Z"
+_UNKNOWN = "0001-01-01T00:00:00Z"
+_NEVER = "9999-12-31T00:00:00Z"
+# Of the interface that is spoken here: programs refuse an Ollama that is older than what they need.
+_SPOKEN = "0.12.11"
 
 
 class NameBody(msgspec.Struct):
@@ -43,10 +46,10 @@ class NameBody(msgspec.Struct):
 
 
 class Version:
-    """`GET /api/version`."""
+    """`GET /api/version`: which Ollama to take us for, and which Roundhouse it is."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(send, {"version": version("roundhouse")})
+        await send_json(send, {"version": _SPOKEN, "roundhouse": version("roundhouse")})
 
 
 class Tags:
@@ -74,7 +77,8 @@ class Ps:
             card = cards.get(replica["target"])
             if card is not None:
                 held = _held_bytes(replica["pid"])
-                rows.append({**_row(card), "size": held, "size_vram": 0, "expires_at": _FAR})
+                window = {"context_length": card.facts.context} if card.facts else {}
+                rows.append({**_row(card), "size": held, "size_vram": 0, "expires_at": _NEVER, **window})
         await send_json(send, {"models": rows})
 
 
@@ -90,8 +94,8 @@ class _ByName:
             name = resolved(asked.model or asked.name, self._context.gateway.names())
             if not name:
                 raise InvalidRequest("model is required", param="model")
-            caller_of(scope).check_route(name)
-            await until_client_leaves(receive, self.answer(name, asked, send))
+            self._context.user_of(scope, name)
+            await until_client_leaves(scope, receive, self.answer(name, asked, send))
         except ClientGone:
             return
         except Error as error:
@@ -111,13 +115,13 @@ class Show(_ByName):
             send,
             {
                 "license": facts.licence if facts else "",
-                "modelfile": f"# {name} is answered by target {card.target} ({card.type}: {card.model})",
+                "modelfile": f"# {name} is answered by target {card.target} ({card.type}: {_shown(card.model)})",
                 "parameters": "",
                 "template": facts.chat_template if facts else "",
                 "details": _details(card),
                 "model_info": _model_info(facts) if facts else {},
                 "capabilities": _capabilities(card),
-                "modified_at": timestamp(card.modified) if card.modified else _FAR,
+                "modified_at": timestamp(card.modified) if card.modified else _UNKNOWN,
             },
         )
 
@@ -166,7 +170,7 @@ def _row(card: Card) -> dict[str, Any]:
     return {
         "name": card.name,
         "model": card.name,
-        "modified_at": timestamp(card.modified) if card.modified else _FAR,
+        "modified_at": timestamp(card.modified) if card.modified else _UNKNOWN,
         "size": card.facts.file_bytes if card.facts else 0,
         "digest": card.digest,
         "details": _details(card),
@@ -178,7 +182,7 @@ def _details(card: Card) -> dict[str, Any]:
     facts = card.facts
     family = facts.architecture if facts else card.type
     return {
-        "parent_model": card.model,
+        "parent_model": _shown(card.model),
         "format": "" if facts is None else "gguf" if card.type == "llamacpp" else "safetensors",
         "family": family,
         "families": [family],
@@ -187,16 +191,25 @@ def _details(card: Card) -> dict[str, Any]:
     }
 
 
+def _shown(model: str) -> str:
+    """Without the folders that it lies in, which are nobody's business."""
+    return model.rpartition("/")[2] if model.startswith(("/", "~", ".")) else model
+
+
 def _parameters(facts: ModelFacts) -> str:
-    """Of the shapes: embeddings, attention, feed-forward. Within a few percent, which is what the label says."""
+    count = _count(facts)
+    return f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
+
+
+def _count(facts: ModelFacts) -> int:
+    """Of the shapes: embeddings, attention, feed-forward. Within a few percent."""
     attention = sum((facts.heads + 2 * heads) * facts.key_length * facts.hidden for heads in facts.kv_heads)
     attention += facts.layers * facts.heads * facts.key_length * facts.hidden
     wide = (
         facts.feed_forward if not facts.experts else facts.experts * (facts.expert_feed_forward or facts.feed_forward)
     )
     count = attention + 3 * facts.layers * facts.hidden * wide
-    count += facts.vocabulary * facts.hidden * (1 if facts.tied_embeddings else 2)
-    return f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
+    return count + facts.vocabulary * facts.hidden * (1 if facts.tied_embeddings else 2)
 
 
 def _model_info(facts: ModelFacts) -> dict[str, Any]:
@@ -204,10 +217,13 @@ def _model_info(facts: ModelFacts) -> dict[str, Any]:
     return {
         "general.architecture": name,
         "general.name": facts.name,
+        "general.parameter_count": _count(facts),
         f"{name}.context_length": facts.context,
         f"{name}.embedding_length": facts.hidden,
         f"{name}.block_count": facts.layers,
+        f"{name}.feed_forward_length": facts.feed_forward,
         f"{name}.attention.head_count": facts.heads,
+        f"{name}.attention.head_count_kv": max(facts.kv_heads, default=0),
         f"{name}.vocab_size": facts.vocabulary,
     }
 
@@ -217,7 +233,9 @@ def _capabilities(card: Card) -> list[str]:
     able: Capabilities = card.capabilities
     if card.embeds:
         return ["embedding"]
-    return ["completion", *(["tools"] if able.tools else []), *(["vision"] if able.images else [])]
+    template = card.facts.chat_template if card.facts else ""
+    tools = able.tools and (not template or "tools" in template)  # one that does not name them drops them
+    return ["completion", *(["tools"] if tools else []), *(["vision"] if able.images else [])]
 
 
 def _held_bytes(pid: int | None) -> int:

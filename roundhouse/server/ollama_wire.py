@@ -28,9 +28,9 @@ from roundhouse.core.chat import (
 )
 from roundhouse.core.errors import Error, InvalidRequest
 from roundhouse.core.report import Report
-from roundhouse.server.dialect import LINES, Asked, decode, extension
+from roundhouse.server.dialect import ID_HEADERS, LINES, Asked, decode, extension
 from roundhouse.server.errors import ollama_form
-from roundhouse.server.openai_wire import within
+from roundhouse.server.openai_wire import ChatExtension, own_of, within
 
 __all__ = ["ChatLines", "GenerateLines", "OllamaChatBody", "OllamaGenerateBody", "resolved", "timestamp"]
 
@@ -93,6 +93,7 @@ class _Common(msgspec.Struct, kw_only=True):
     top_logprobs: int | None = None
     truncate: bool | None = None
     shift: bool | None = None
+    roundhouse: ChatExtension | None = None
 
 
 class OllamaChatBody(_Common, kw_only=True):
@@ -133,6 +134,7 @@ class _Lines:
     """What both dialects share. `names` gives what may be put into `model`."""
 
     media_type = LINES
+    id_headers = ID_HEADERS
     form = staticmethod(ollama_form)
 
     def __init__(self, names: Callable[[], Collection[str]]) -> None:
@@ -146,6 +148,7 @@ class _Lines:
             more["think"] = body.think
         if not 0 <= (body.top_logprobs or 0) <= 20:
             raise InvalidRequest("top_logprobs must be between 0 and 20", param="top_logprobs")
+        own = own_of(body.roundhouse)
         request = ChatRequest(
             messages=messages,
             model=resolved(body.model, self._names()),
@@ -153,10 +156,21 @@ class _Lines:
             json_schema=_schema(body.format),
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
             extra={**extra, **more},
+            fallback=own.fallback,
+            priority=own.priority,
             **fields,
         )
-        stream = body.stream is not False
-        return Asked((request,), stream and bool(messages), load=not messages, body=body, warnings=warnings)
+        load = not messages and not own.prompt
+        return Asked(
+            (request,),
+            body.stream is not False and not load,
+            load=load,
+            body=body,
+            warnings=warnings,
+            prompt=own.prompt,
+            variables=own.variables,
+            unit=own.experiment_unit,
+        )
 
     def whole(self, asked: Asked, answers: Sequence[Answer], reports: Sequence[Report]) -> bytes:
         if not answers:
@@ -215,6 +229,9 @@ class GenerateLines(_Lines):
         for name in ("suffix", "template"):
             if getattr(asked, name):
                 raise InvalidRequest(f"{name} is not available: the target's own template is used", param=name)
+        if asked.raw and asked.roundhouse is not None and asked.roundhouse.prompt:
+            said = "a prompt of ours is worded by roles, and raw has none; leave out one of the two"
+            raise InvalidRequest(said, param="roundhouse.prompt")
         images = tuple(_image(image, f"images[{place}]") for place, image in enumerate(asked.images or ()))
         messages: tuple[Message, ...] = ()
         if asked.prompt or images:
@@ -277,6 +294,7 @@ def _options(options: Mapping[str, Any]) -> tuple[Sampling, dict[str, Any], tupl
     limit, seed = _number(more.pop("num_predict", None), "num_predict"), _number(more.pop("seed", None), "seed")
     stop = more.pop("stop", None) or []
     stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else (None,)
+    stops = tuple(one for one in stops if one != "")  # which would end every answer before it begins
     if not all(isinstance(one, str) for one in stops):
         raise InvalidRequest("options.stop must be text or a list of texts", param="options.stop")
     top_k = numbers.pop("top_k")

@@ -1,39 +1,35 @@
-"""OpenAI's chat wire: bytes of a request -> `ChatRequest`; an answer -> bytes. No socket, no gateway.
+"""OpenAI's chat wire: bytes of a request -> `ChatRequest`. No socket, no gateway; answers are in `openai_answers`.
 
 Format: platform.openai.com/docs/api-reference/chat. Fields that this file does not know reach the backend by name.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 
-from roundhouse.core.chat import Answer, ChatRequest, Chunk, Message, Sampling, TokenLogprob, Tool, ToolCall, Usage
-from roundhouse.core.errors import Error, InvalidRequest
-from roundhouse.core.report import Report
-from roundhouse.server.dialect import EVENTS, Asked, decode, extension, summed
-from roundhouse.server.errors import openai_form
+from roundhouse.core.chat import ChatRequest, Message, Sampling, Tool, ToolCall
+from roundhouse.core.errors import InvalidRequest
+from roundhouse.server.dialect import Asked, decode
 
 __all__ = [
-    "Chat",
     "ChatBody",
+    "ChatExtension",
     "Extension",
     "StreamOptions",
     "answers_wanted",
+    "own_of",
+    "parse_chat",
     "sampling_of",
     "schema_of",
-    "wire_logprobs",
-    "wire_usage",
+    "within",
 ]
 
 # More answers to one request would take every slot there is.
 _MOST_ANSWERS = 16
-
-_json = msgspec.json.Encoder()
 
 
 class _Function(msgspec.Struct):
@@ -47,17 +43,21 @@ class _ToolCall(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    """`function_call` and the role `function` are how tools were told of before there were several at once."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
     tool_calls: list[_ToolCall] | None = None
     tool_call_id: str | None = None
+    function_call: _Function | None = None
 
 
 class _ToolFunction(msgspec.Struct):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class _Tool(msgspec.Struct):
@@ -70,10 +70,10 @@ class StreamOptions(msgspec.Struct):
 
 
 class Extension(msgspec.Struct, forbid_unknown_fields=True):
-    """What rides under the one key `roundhouse`."""
+    """What rides under the one key `roundhouse`. A step of priority is worth ten seconds of waiting."""
 
     fallback: bool = True
-    priority: int = 0
+    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
 
 
 class ChatExtension(Extension, forbid_unknown_fields=True):
@@ -82,6 +82,14 @@ class ChatExtension(Extension, forbid_unknown_fields=True):
     prompt: str = ""
     variables: dict[str, str | int | float | bool | list[Any]] = msgspec.field(default_factory=dict)
     experiment_unit: str = ""
+
+
+def own_of(given: ChatExtension | None) -> ChatExtension:
+    """What a request of any chat wire asks of us alone. Raises `InvalidRequest` for variables of no prompt."""
+    own = given or ChatExtension()
+    if own.variables and not own.prompt:
+        raise InvalidRequest("variables belong to a prompt; name one in roundhouse.prompt", param="roundhouse.prompt")
+    return own
 
 
 class ChatBody(msgspec.Struct):
@@ -104,6 +112,8 @@ class ChatBody(msgspec.Struct):
     stop: str | list[str] | None = None
     tools: list[_Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    functions: list[_ToolFunction] | None = None
+    function_call: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -116,17 +126,15 @@ class ChatBody(msgspec.Struct):
 def parse_chat(body: bytes) -> Asked:
     """The request in `body`; raises `InvalidRequest` that names the field at fault."""
     asked, extra = decode(body, ChatBody)
-    own = asked.roundhouse or ChatExtension()
-    if own.variables and not own.prompt:
-        raise InvalidRequest("variables belong to a prompt; name one in roundhouse.prompt", param="roundhouse.prompt")
+    own = own_of(asked.roundhouse)
     if not asked.messages and not own.prompt:
         raise InvalidRequest("messages is empty; send at least one message", param="messages")
     request = ChatRequest(
         messages=tuple(_message(message, index) for index, message in enumerate(asked.messages)),
         model=asked.model,
         sampling=sampling_of(asked),
-        tools=tuple(_tool(tool) for tool in asked.tools or ()),
-        tool_choice=asked.tool_choice,
+        tools=_tools(asked),
+        tool_choice=_tool_choice(asked),
         json_schema=schema_of(asked.response_format),
         logprobs=_logprobs_wanted(asked),
         continue_last=_continues(asked),
@@ -139,6 +147,7 @@ def parse_chat(body: bytes) -> Asked:
         answers_wanted(request, asked.n),
         bool(asked.stream),
         include_usage,
+        body=asked,
         prompt=own.prompt,
         variables=own.variables,
         unit=own.experiment_unit or str(extra.get("user") or ""),
@@ -173,7 +182,8 @@ def _continues(asked: ChatBody) -> bool:
 
 def sampling_of(asked: Any) -> Sampling:
     """Of a body that has OpenAI's names; raises `InvalidRequest` for a value that no backend could take."""
-    stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
+    # An empty text would end every answer before it begins.
+    stop = tuple(one for one in ([asked.stop] if isinstance(asked.stop, str) else asked.stop or ()) if one)
     newer = getattr(asked, "max_completion_tokens", None)
     limit = newer if newer is not None else asked.max_tokens
     if limit is not None and limit < 1:
@@ -208,6 +218,10 @@ def _message(message: _Message, index: int) -> Message:
         ToolCall(place, call.id, call.function.name, call.function.arguments)
         for place, call in enumerate(message.tool_calls or ())
     )
+    if (old := message.function_call) is not None:
+        calls = (ToolCall(0, _old_id(old.name), old.name, old.arguments),)
+    if message.role == "function":
+        return Message("tool", text, tool_call_id=_old_id(message.name or ""))
     return Message(
         role="system" if message.role == "developer" else message.role,
         content=text,
@@ -216,6 +230,11 @@ def _message(message: _Message, index: int) -> Message:
         tool_call_id=message.tool_call_id or "",
         images=images,
     )
+
+
+def _old_id(function: str) -> str:
+    """Functions were called one at a time, so their name was enough to tell whose result it is."""
+    return f"call_{function}"
 
 
 def _content(content: str | list[dict[str, Any]] | None, index: int) -> tuple[str, tuple[str, ...]]:
@@ -227,7 +246,7 @@ def _content(content: str | list[dict[str, Any]] | None, index: int) -> tuple[st
     for place, part in enumerate(content):
         where = f"messages[{index}].content[{place}]"
         match part:
-            case {"type": "text", "text": str(text)}:
+            case {"type": "text", "text": str(text)} | {"type": "refusal", "refusal": str(text)}:
                 texts.append(text)
             case {"type": "image_url", "image_url": {"url": str(url)}}:
                 if not url.startswith("data:"):
@@ -238,8 +257,21 @@ def _content(content: str | list[dict[str, Any]] | None, index: int) -> tuple[st
     return "".join(texts), tuple(images)
 
 
-def _tool(tool: _Tool) -> Tool:
-    return Tool(tool.function.name, tool.function.description or "", tool.function.parameters or {})
+def _tools(asked: ChatBody) -> tuple[Tool, ...]:
+    functions = [tool.function for tool in asked.tools or ()] or asked.functions or ()
+    return tuple(Tool(one.name, one.description or "", one.parameters or {}, one.strict) for one in functions)
+
+
+def _tool_choice(asked: ChatBody) -> str | dict[str, Any] | None:
+    match asked.function_call if asked.tool_choice is None else None:
+        case None:
+            return asked.tool_choice
+        case {"name": str(name)}:
+            return {"type": "function", "function": {"name": name}}
+        case "auto" | "none" as choice:
+            return choice
+        case _:
+            raise InvalidRequest("function_call must be auto, none, or name a function", param="function_call")
 
 
 def schema_of(response_format: dict[str, Any] | None) -> Mapping[str, Any] | None:
@@ -255,150 +287,3 @@ def schema_of(response_format: dict[str, Any] | None) -> Mapping[str, Any] | Non
                 "response_format must be of type text, json_object, or json_schema with a schema",
                 param="response_format",
             )
-
-
-class Chat:
-    """The dialect of `/v1/chat/completions`."""
-
-    media_type = EVENTS
-    form = staticmethod(openai_form)
-
-    def parse(self, body: bytes) -> Asked:
-        return parse_chat(body)
-
-    def whole(self, asked: Asked, answers: Sequence[Answer], reports: Sequence[Report]) -> bytes:
-        """A `chat.completion` object."""
-        usage = summed([answer.usage for answer in answers], len(answers))
-        return _json.encode(
-            {
-                "id": f"chatcmpl-{reports[0].request_id}",
-                "object": "chat.completion",
-                "created": int(time.time()),
-                "model": reports[0].model,
-                "choices": [_choice(place, answer) for place, answer in enumerate(answers)],
-                "usage": wire_usage(usage),
-                "roundhouse": extension(reports[0], answers[0]),
-            }
-        )
-
-    def encoder(self, asked: Asked, reports: Sequence[Report]) -> ChatEncoder:
-        return ChatEncoder(reports, int(time.time()), include_usage=asked.include_usage)
-
-
-def _choice(place: int, answer: Answer) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
-    if answer.reasoning:
-        message["reasoning_content"] = answer.reasoning
-    if answer.tool_calls:
-        message["tool_calls"] = [_wire_call(call, streamed=False) for call in answer.tool_calls]
-        message["content"] = answer.text or None
-    return {
-        "index": place,
-        "message": message,
-        "finish_reason": answer.finish_reason,
-        "logprobs": wire_logprobs(answer.logprobs) if answer.logprobs else None,
-    }
-
-
-class ChatEncoder:
-    """`Chunk`s -> server-sent events of `chat.completion.chunk` objects, each event whole."""
-
-    def __init__(self, reports: Sequence[Report], created: int, *, include_usage: bool) -> None:
-        self._report = reports[0]
-        self._usages = [Usage()] * len(reports)
-        self._open = len(reports)
-        self._include_usage = include_usage
-        # The fields that no chunk changes are encoded once; a text chunk is then two joins around its text.
-        head = {"id": f"chatcmpl-{self._report.request_id}", "object": "chat.completion.chunk", "created": created}
-        self._head = b"data: " + _json.encode(head)[:-1] + b',"model":' + _json.encode(self._report.model)
-        self._text_head = self._head + b',"choices":[{"index":0,"delta":{"content":'
-
-    def begin(self) -> bytes:
-        """The event that names the role, for each answer."""
-        role = {"role": "assistant", "content": ""}
-        return b"".join(self._event(index, role, None, ()) for index in range(len(self._usages)))
-
-    def piece(self, index: int, chunk: Chunk) -> bytes:
-        """The content of a chunk, and the end of its answer if it is the last."""
-        content = self._content(index, chunk) if chunk.has_content or chunk.logprobs else b""
-        return content if chunk.finish_reason is None else content + self._last(index, chunk)
-
-    def end(self) -> bytes:
-        """Usage where it is asked for, and the end mark."""
-        if not self._include_usage:
-            return b"data: [DONE]\n\n"
-        usage = _json.encode(wire_usage(summed(self._usages, len(self._usages))))
-        return self._head + b',"choices":[],"usage":' + usage + b"}\n\ndata: [DONE]\n\n"
-
-    def failed(self, error: Error) -> bytes:
-        return b"data: " + _json.encode(openai_form(error)) + b"\n\n"
-
-    def _content(self, index: int, chunk: Chunk) -> bytes:
-        if chunk.text and not (index or chunk.reasoning or chunk.tool_calls or chunk.logprobs):
-            return self._text_head + _json.encode(chunk.text) + b'},"finish_reason":null,"logprobs":null}]}\n\n'
-        delta: dict[str, Any] = {}
-        if chunk.text:
-            delta["content"] = chunk.text
-        if chunk.reasoning:
-            delta["reasoning_content"] = chunk.reasoning
-        if chunk.tool_calls:
-            delta["tool_calls"] = [_wire_call(call, streamed=True) for call in chunk.tool_calls]
-        return self._event(index, delta, None, chunk.logprobs)
-
-    def _last(self, index: int, chunk: Chunk) -> bytes:
-        """The finish reason; after the last of all answers, what is said beside them."""
-        self._usages[index] = chunk.usage or Usage()
-        self._open -= 1
-        tail = b"" if self._open else b',"roundhouse":' + _json.encode(extension(self._report, chunk))
-        return self._event(index, {}, chunk.finish_reason, (), tail)
-
-    def _event(
-        self,
-        index: int,
-        delta: dict[str, Any],
-        finish_reason: str | None,
-        logprobs: tuple[TokenLogprob, ...],
-        tail: bytes = b"",
-    ) -> bytes:
-        choice = {
-            "index": index,
-            "delta": delta,
-            "finish_reason": finish_reason,
-            "logprobs": wire_logprobs(logprobs) if logprobs else None,
-        }
-        return self._head + b',"choices":[' + _json.encode(choice) + b"]" + tail + b"}\n\n"
-
-
-def wire_usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
-
-
-def _wire_call(call: ToolCall, *, streamed: bool) -> dict[str, Any]:
-    said: dict[str, Any] = {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-    if call.id:
-        said["id"] = call.id
-    if streamed:
-        said["index"] = call.index
-    return said
-
-
-def wire_logprobs(entries: tuple[TokenLogprob, ...]) -> dict[str, Any]:
-    return {
-        "content": [
-            {
-                "token": entry.token,
-                "logprob": entry.logprob,
-                "bytes": list(entry.token.encode()),
-                "top_logprobs": [
-                    {"token": token, "logprob": logprob, "bytes": list(token.encode())} for token, logprob in entry.top
-                ],
-            }
-            for entry in entries
-        ],
-        "refusal": None,
-    }

@@ -17,9 +17,56 @@ from roundhouse.server.paths import Path
 __all__ = ["Document", "document"]
 
 _REFS = "#/components/schemas/{name}"
-_ANY = {"application/json": {"schema": {"type": "object"}}}
-_STREAMS = {
-    "Ollama": "application/x-ndjson",
+_ANY: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+_TEXT = {"type": "string"}
+_EVENTS = "Server-sent events, each with one JSON object; an error after the first byte is an event of its own."
+_LINES = "Lines, each one JSON object; an error after the first byte is a line of its own."
+_STREAMS = {"Ollama": ("application/x-ndjson", _LINES)}
+# What is said beside an answer, whichever wire (roundhouse.server.dialect.extension).
+_TOLD = {
+    "type": "object",
+    "description": "Who answered after which attempts, how long each part took in seconds, and what to know of it.",
+    "properties": {
+        "route": _TEXT,
+        "target": _TEXT,
+        "attempts": {"type": "array", "items": {"type": "object"}},
+        "warnings": {"type": "array", "items": _TEXT},
+        "prompt": {"type": "object"},
+        "experiment": {"type": "object"},
+        "seams": {"type": "array", "items": {"type": "object"}},
+        "timings": {"type": "object", "additionalProperties": {"type": "number"}},
+    },
+}
+_OPENAI_ERROR = {
+    "type": "object",
+    "properties": {
+        "message": _TEXT,
+        "type": _TEXT,
+        "param": {"type": ["string", "null"]},
+        "code": _TEXT,
+        "attempts": {"type": "array", "items": {"type": "object"}},
+    },
+    "required": ["message", "type", "param", "code"],
+}
+_ANTHROPIC_ERROR = {"type": "object", "properties": {"type": _TEXT, "message": _TEXT}, "required": ["type", "message"]}
+
+
+def _error(form: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"error": form}, "required": ["error"]}
+
+
+# As the forms of roundhouse.server.errors.
+_ERRORS = {"Error": _error(_OPENAI_ERROR), "AnthropicError": _error(_ANTHROPIC_ERROR), "OllamaError": _error(_TEXT)}
+_HEADERS: dict[str, Any] = {
+    "x-request-id": {"description": "Of a generated answer: by it `/admin/decisions/{request_id}` tells why."},
+    "x-roundhouse-target": {"description": "The target that answered."},
+    "retry-after": {"description": "After how many seconds to come back; with 429 and 503."},
+}
+_SAID_BY_HEADERS = {"200": ("x-request-id", "x-roundhouse-target"), "4XX": ("retry-after",)}
+_REFUSALS = {
+    "4XX": "Refused: 400 and 422 for what was asked, 401, 403 and 429 for the key, 404 for a name, 405 for a method, "
+    "413 and 415 for the body.",
+    "5XX": "Nothing could answer: 502 to 504 for the backends, 503 also for a full queue.",
 }
 
 
@@ -59,29 +106,53 @@ def document(table: Sequence[Path]) -> dict[str, Any]:
         },
         "paths": said,
         "components": {
-            "schemas": components,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "responses": {"Refused": {"description": "Refused; the body says why.", "content": _ANY}},
+            "schemas": {**components, **_ERRORS, "Told": _TOLD},
+            "headers": {name: {**said, "schema": _TEXT} for name, said in _HEADERS.items()},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "x_api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
     }
 
 
-def _operation(one: Path, by_type: dict[type | None, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = {**_ANY}
+def _content(one: Path) -> dict[str, Any]:
     if one.path == "/" or one.path.startswith("/static/"):
-        content = {"*/*": {}}
+        return {"*/*": {}}
+    if one.path == "/metrics":
+        return {"text/plain": {"schema": _TEXT}}
+    content = {**_ANY}
+    if one.metered and one.streams:
+        told = {"type": "object", "properties": {"roundhouse": {"$ref": _REFS.format(name="Told")}}}
+        content = {"application/json": {"schema": told}}
     if one.streams:
-        content[_STREAMS.get(one.group, "text/event-stream")] = {"schema": {"type": "string"}}
+        kind, doc = _STREAMS.get(one.group, ("text/event-stream", _EVENTS))
+        content[kind] = {"schema": {**_TEXT, "description": doc}}
+    return content
+
+
+def _responses(one: Path) -> dict[str, Any]:
+    name = {"Ollama": "OllamaError", "Anthropic": "AnthropicError"}.get(one.group, "Error")
+    refusal: dict[str, Any] = {"application/json": {"schema": {"$ref": _REFS.format(name=name)}}}
+    said: dict[str, Any] = {"200": {"description": "As asked.", "content": _content(one)}}
+    said |= {status: {"description": doc, "content": refusal} for status, doc in _REFUSALS.items()}
+    if one.path.startswith("/static/") or one.path == "/readyz":
+        said["5XX"] = {"description": "Not now.", "content": _ANY}
+    if one.metered and one.streams:
+        for status, headers in (*_SAID_BY_HEADERS.items(), ("5XX", ("x-request-id", "retry-after"))):
+            said[status]["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
+    return said
+
+
+def _operation(one: Path, by_type: dict[type | None, Any]) -> dict[str, Any]:
     said: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", f"{one.method.lower()}{one.path}").strip("_"),
         "summary": one.doc,
         "tags": [one.group],
-        "responses": {"200": {"description": "As asked.", "content": content}, "default": _refused()},
+        "responses": _responses(one),
     }
-    if one.path.startswith("/static/") or one.path == "/readyz":
-        said["responses"]["default"] = {"description": "Not now."}
     if one.role is not None:
-        said["security"] = [{"key": []}]
+        said["security"] = [{"key": []}, {"x_api_key": []}]
         if one.role is Role.ADMIN:
             said["description"] = "For keys of the role admin."
     if one.body is not None:
@@ -92,7 +163,3 @@ def _operation(one: Path, by_type: dict[type | None, Any]) -> dict[str, Any]:
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
         ]
     return said
-
-
-def _refused() -> dict[str, str]:
-    return {"$ref": "#/components/responses/Refused"}

@@ -33,10 +33,11 @@ from roundhouse.server.experiments_api import Course, Experiments, StartAsked, S
 from roundhouse.server.feedback_api import Feedback, FeedbackBody
 from roundhouse.server.health_api import Alive, Ready
 from roundhouse.server.metrics_api import Metrics
-from roundhouse.server.models_api import CountTokens, Model, Models
+from roundhouse.server.models_api import CountInput, CountTokens, Model, Models
 from roundhouse.server.ollama_api import Delete, NameBody, Ps, Pull, Show, Tags, Version
 from roundhouse.server.ollama_wire import ChatLines, GenerateLines, OllamaChatBody, OllamaGenerateBody
-from roundhouse.server.openai_wire import Chat, ChatBody
+from roundhouse.server.openai_answers import Chat
+from roundhouse.server.openai_wire import ChatBody
 from roundhouse.server.prompts_api import Prompts, ReadAsked
 from roundhouse.server.responses_stream import Responses
 from roundhouse.server.responses_wire import ResponsesBody
@@ -83,6 +84,8 @@ def _openai(context: Context) -> Iterator[Path]:
     yield model("/v1/chat/completions", Answering(context, Chat()), "The next turn of a conversation.", ChatBody)
     yield model("/v1/completions", Answering(context, Completions()), "A text, extended as it stands.", CompletionBody)
     yield model("/v1/responses", Answering(context, Responses()), "An answer as a list of items.", ResponsesBody)
+    counting = CountInput(context)
+    yield model("/v1/responses/input_tokens", counting, "Tokens of an input.", ResponsesBody, streams=False)
     yield model("/v1/embeddings", Embeddings(context), "A vector for each text.", EmbeddingsBody, streams=False)
     doc = "What came of an answer, for the experiments that it was in."
     yield Path("POST", "/v1/feedback", Feedback(context.gateway), doc, body=FeedbackBody, metered=True)

@@ -17,7 +17,7 @@ def renewal(guard: Guard, context: Context, ring: KeyRing) -> Callable[[Settings
     """For `Gateway.before_reload`: settings that cannot be served raise `ConfigError` before anything has changed."""
 
     def prepare(new: Settings) -> Callable[[], None]:
-        keys = key_ring(new)
+        keys = key_ring(new, asks=False)  # who is in step with others stays so
 
         def apply() -> None:
             ring.follow(keys)

@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from roundhouse.core.chat import Chunk, ToolCall
+from roundhouse.core.chat import Chunk, TokenLogprob, ToolCall
 from roundhouse.core.errors import Error
 from roundhouse.core.report import Report
 from roundhouse.server.dialect import Asked, event, extension
 from roundhouse.server.errors import openai_form
+from roundhouse.server.openai_answers import wire_logprobs
 from roundhouse.server.responses_wire import (
     ResponsesForm,
     call_item,
@@ -41,6 +42,7 @@ class ResponsesEncoder:
         self._items: list[dict[str, Any]] = []
         self._open = ""  # the kind of the open item: reasoning, message, or call
         self._text: list[str] = []
+        self._likely: list[TokenLogprob] = []
         self._call = ToolCall()
 
     def begin(self) -> bytes:
@@ -52,7 +54,9 @@ class ResponsesEncoder:
         if chunk.reasoning:
             events += self._opened("reasoning") + self._delta("response.reasoning_text.delta", chunk.reasoning)
         if chunk.text:
-            events += self._opened("message") + self._delta("response.output_text.delta", chunk.text, logprobs=[])
+            likely = wire_logprobs(chunk.logprobs)["content"] if chunk.logprobs else []
+            self._likely += chunk.logprobs
+            events += self._opened("message") + self._delta("response.output_text.delta", chunk.text, logprobs=likely)
         for call in chunk.tool_calls:
             events += self._call_piece(call)
         if chunk.finish_reason is None:
@@ -72,7 +76,7 @@ class ResponsesEncoder:
 
     def _finished(self, chunk: Chunk) -> bytes:
         whole = response_object(self._asked, self._report, self._created, self._items, chunk.finish_reason, chunk.usage)
-        whole["roundhouse"] = extension(self._report, chunk)
+        whole["roundhouse"] = extension(self._report, chunk, self._asked.warnings)
         return self._event(f"response.{whole['status']}", response=whole)
 
     def _call_piece(self, piece: ToolCall) -> bytes:
@@ -98,7 +102,7 @@ class ResponsesEncoder:
             item = reasoning_item(self._own, "")
             part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
         else:
-            item = message_item(self._own, "", "in_progress")
+            item = message_item(self._own, "", status="in_progress")
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         events += self._event("response.output_item.added", output_index=place, item=item)
         return events + self._event(
@@ -123,15 +127,15 @@ class ResponsesEncoder:
             done = {**place, "name": call.name, "arguments": text}
             events = self._event("response.function_call_arguments.done", **done)
         else:
-            item = message_item(self._own, text) if kind == "message" else reasoning_item(self._own, text)
-            more: dict[str, Any] = {"logprobs": []} if kind == "message" else {}
+            item = message_item(self._own, text, self._likely) if kind == "message" else reasoning_item(self._own, text)
+            more: dict[str, Any] = {"logprobs": item["content"][0]["logprobs"]} if kind == "message" else {}
             name = "response.output_text.done" if kind == "message" else "response.reasoning_text.done"
             events = self._event(name, **place, content_index=0, text=text, **more)
             part = item["content"][0] if item["content"] else {"type": "reasoning_text", "text": ""}
             events += self._event("response.content_part.done", **place, content_index=0, part=part)
         events += self._event("response.output_item.done", output_index=len(self._items), item=item)
         self._items.append(item)
-        self._open, self._text = "", []
+        self._open, self._text, self._likely = "", [], []
         return events
 
     def _item_id(self) -> str:

@@ -7,37 +7,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from roundhouse.core.chat import Answer, ChatRequest, Message, Sampling, Tool, ToolCall, Usage
+from roundhouse.core.chat import Answer, ChatRequest, Message, Sampling, TokenLogprob, Tool, ToolCall, Usage
 from roundhouse.core.errors import InvalidRequest
 from roundhouse.core.report import Report
-from roundhouse.server.dialect import EVENTS, Asked, decode, extension, whole_call
+from roundhouse.server.dialect import EVENTS, ID_HEADERS, Asked, decode, extension, whole_call
 from roundhouse.server.errors import openai_form
-from roundhouse.server.openai_wire import Extension, schema_of, within
+from roundhouse.server.openai_answers import wire_logprobs
+from roundhouse.server.openai_wire import ChatExtension, own_of, schema_of, within
 
 __all__ = ["ResponsesBody", "call_item", "message_item", "reasoning_item", "response_object", "usage_object"]
 
 _json = msgspec.json.Encoder()
-
-
-class _Format(msgspec.Struct):
-    type: str = "text"
-    name: str = ""
-    schema: dict[str, Any] | None = None
+_LOGPROBS = "message.output_text.logprobs"
 
 
 class _Text(msgspec.Struct):
-    format: _Format | None = None
+    """`format` as it was sent: it is told in the answer."""
+
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+class _Reasoning(msgspec.Struct):
+    effort: str | None = None
+    summary: str | None = None
 
 
 class _FunctionTool(msgspec.Struct):
-    name: str
-    type: Literal["function"] = "function"
+    """`name` and what follows are of functions; other types are run by OpenAI's servers, and refused."""
+
+    type: str = "function"
+    name: str = ""
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class ResponsesBody(msgspec.Struct):
@@ -61,37 +68,72 @@ class ResponsesBody(msgspec.Struct):
     include: list[str] | None = None
     truncation: str | None = None
     parallel_tool_calls: bool | None = None
-    roundhouse: Extension | None = None
+    max_tool_calls: int | None = None
+    reasoning: _Reasoning | None = None
+    top_logprobs: int | None = None
+    roundhouse: ChatExtension | None = None
 
 
 def parse_responses(body: bytes) -> Asked:
-    asked, extra = decode(body, ResponsesBody)
+    asked, unknown = decode(body, ResponsesBody)
     for name in ("previous_response_id", "conversation", "background"):
         if getattr(asked, name):
             raise InvalidRequest(f"{name} is not available: nothing is stored here; send the whole input", param=name)
-    if asked.truncation not in (None, "disabled"):
-        raise InvalidRequest("truncation is not available; shorten the input", param="truncation")
+    if asked.truncation not in (None, "auto", "disabled"):
+        raise InvalidRequest("truncation must be auto or disabled", param="truncation")
     if asked.max_output_tokens is not None and asked.max_output_tokens < 1:
         raise InvalidRequest("max_output_tokens must be at least 1", param="max_output_tokens")
     within("temperature", asked.temperature, 0, 2)
     within("top_p", asked.top_p, 0, 1)
-    own = asked.roundhouse or Extension()
+    within("top_logprobs", asked.top_logprobs, 0, 20)
+    own = own_of(asked.roundhouse)
     request = ChatRequest(
-        messages=_messages(asked),
+        messages=_messages(asked, needed=not own.prompt),
         model=asked.model,
         sampling=Sampling(max_tokens=asked.max_output_tokens, temperature=asked.temperature, top_p=asked.top_p),
-        tools=tuple(Tool(tool.name, tool.description or "", tool.parameters or {}) for tool in asked.tools or ()),
+        tools=_tools(asked),
         tool_choice=_tool_choice(asked.tool_choice),
         json_schema=_schema(asked.text),
-        extra=extra,
+        logprobs=(asked.top_logprobs or 0) if _LOGPROBS in (asked.include or ()) else None,
+        extra=_extra(asked, unknown),
         fallback=own.fallback,
         priority=own.priority,
     )
-    return Asked((request,), bool(asked.stream), body=asked)
+    cut = ("truncation is not done: an input that is too long is refused",) if asked.truncation == "auto" else ()
+    return Asked(
+        (request,),
+        bool(asked.stream),
+        body=asked,
+        warnings=cut,
+        prompt=own.prompt,
+        variables=own.variables,
+        unit=own.experiment_unit or str(unknown.get("user") or ""),
+    )
 
 
-def _messages(asked: ResponsesBody) -> tuple[Message, ...]:
+def _extra(asked: ResponsesBody, unknown: Mapping[str, Any]) -> dict[str, Any]:
+    """What reaches the backend by name: that of the chat wire, which backends speak, where the two differ."""
+    named = {
+        "parallel_tool_calls": asked.parallel_tool_calls,
+        "reasoning_effort": asked.reasoning and asked.reasoning.effort,
+        "verbosity": asked.text and asked.text.verbosity,
+    }
+    return {**unknown, **{name: value for name, value in named.items() if value is not None}}
+
+
+def _tools(asked: ResponsesBody) -> tuple[Tool, ...]:
+    for place, tool in enumerate(asked.tools or ()):
+        if tool.type != "function" or not tool.name:
+            said = f"tools[{place}]: only functions with a name can be called; nothing of type {tool.type} is run here"
+            raise InvalidRequest(said, param=f"tools[{place}]")
+    tools = asked.tools or ()
+    return tuple(Tool(one.name, one.description or "", one.parameters or {}, one.strict) for one in tools)
+
+
+def _messages(asked: ResponsesBody, *, needed: bool = True) -> tuple[Message, ...]:
     items = [{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input
+    if not (needed or asked.input):
+        items = []
     messages = [Message("system", asked.instructions)] if asked.instructions else []
     for place, item in enumerate(items):
         message = _message(item, f"input[{place}]")
@@ -102,7 +144,7 @@ def _messages(asked: ResponsesBody) -> tuple[Message, ...]:
             messages[-1] = _joined(last, message)
         else:
             messages.append(message)
-    if not messages:
+    if needed and not messages:
         raise InvalidRequest("input is empty; send at least one message", param="input")
     return tuple(messages)
 
@@ -167,17 +209,20 @@ def _tool_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | 
 
 
 def _schema(text: _Text | None) -> Mapping[str, Any] | None:
-    if text is None or text.format is None:
-        return None
-    if text.format.type == "json_schema":
-        return schema_of({"type": "json_schema", "json_schema": {"schema": text.format.schema}})
-    return schema_of({"type": text.format.type})
+    """On this wire the schema stands in the format itself."""
+    form = text.format if text else None
+    match form:
+        case {"type": "json_schema", "schema": dict(schema)}:
+            return schema
+        case _:
+            return schema_of(form)
 
 
 class ResponsesForm:
     """What whole and streamed answers share."""
 
     media_type = EVENTS
+    id_headers = ID_HEADERS
     form = staticmethod(openai_form)
 
     def parse(self, body: bytes) -> Asked:
@@ -191,15 +236,18 @@ class ResponsesForm:
         if answer.reasoning:
             items.append(reasoning_item(own, answer.reasoning))
         if answer.text or not answer.tool_calls:
-            items.append(message_item(own, answer.text))
+            items.append(message_item(own, answer.text, answer.logprobs))
         calls = [whole_call(call, place=place) for place, call in enumerate(answer.tool_calls)]
         items += [call_item(own, place, call) for place, call in enumerate(calls)]
         said = response_object(asked, report, int(time.time()), items, answer.finish_reason, answer.usage)
-        return _json.encode({**said, "roundhouse": extension(report, answer)})
+        return _json.encode({**said, "roundhouse": extension(report, answer, asked.warnings)})
 
 
-def message_item(own: str, text: str, status: str = "completed") -> dict[str, Any]:
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def message_item(
+    own: str, text: str, logprobs: Sequence[TokenLogprob] = (), status: str = "completed"
+) -> dict[str, Any]:
+    likely = wire_logprobs(logprobs)["content"]
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": likely}
     content = [part] if status == "completed" else []
     return {"type": "message", "id": f"msg_{own}", "status": status, "role": "assistant", "content": content}
 
@@ -239,18 +287,21 @@ def response_object(
         "error": None,
         "incomplete_details": {"reason": cut} if cut else None,
         "instructions": body.instructions,
+        "background": False,
         "max_output_tokens": body.max_output_tokens,
+        "max_tool_calls": body.max_tool_calls,
         "model": report.model,
         "output": items,
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": None,
-        "reasoning": {"effort": None, "summary": None},
+        "reasoning": body.reasoning or _Reasoning(),
         "store": False,
         "temperature": body.temperature,
-        "text": {"format": {"type": body.text.format.type if body.text and body.text.format else "text"}},
+        "text": {"format": (body.text and body.text.format) or {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
         "tools": [_tool_object(tool) for tool in body.tools or ()],
         "top_p": body.top_p,
+        "top_logprobs": body.top_logprobs,
         "truncation": "disabled",
         "usage": None if usage is None else usage_object(usage),
         "metadata": body.metadata or {},
@@ -263,7 +314,7 @@ def _tool_object(tool: _FunctionTool) -> dict[str, Any]:
         "name": tool.name,
         "description": tool.description,
         "parameters": tool.parameters,
-        "strict": False,
+        "strict": bool(tool.strict),
     }
 
 

@@ -62,6 +62,12 @@ class Blobs:
         written.replace(target)
         sync_folder(target.parent)
 
+    def set_aside(self, sha256: str) -> None:
+        """Out of the way, for `Store.collect`: the next pull fetches it again."""
+        path = self._layout.blob(sha256)
+        if path.exists():
+            path.replace(self._layout.partial / f"damaged-{sha256}-{secrets.token_hex(4)}")
+
     def check(self, sha256: str, size: int) -> None:
         """Read it whole; raises `ChecksumMismatch` if it is absent or not what its name says."""
         path = self._layout.blob(sha256)
@@ -98,12 +104,15 @@ def require_space(folder: Path, size: int) -> None:
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """A block that writes to `path`: the system's "no space" becomes `DiskFull`."""
+    """A block that writes to `path`: the system's "no space" becomes `DiskFull`, its other refusals `StoreError`."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
+            said = error.strerror or str(error)
+            raise StoreError(
+                f"{path} could not be written: {said}; what was there before is untouched", path=str(path)
+            ) from error
         raise DiskFull(
             f"the disk or the quota is full: {path} could not be written; what was there before is untouched",
             path=str(path),

@@ -13,6 +13,7 @@ import yaml
 
 from roundhouse.core.chat import Sampling
 from roundhouse.core.model import ModelFacts
+from roundhouse.store.layers import window_layers
 
 __all__ = ["DEFAULT_MODEL", "Catalogue", "Entry", "Shape"]
 
@@ -77,7 +78,7 @@ class Entry:
             vocabulary=shape.vocabulary,
             weight_bytes=size,
             feed_forward=shape.feed_forward,
-            windows=(0,) * shape.layers,
+            windows=window_layers(self.family, shape.layers, None),
             recurrent=(False,) * shape.layers,
             file_bytes=size,
             layer_bytes=((size - 2 * embedding) // shape.layers,) * shape.layers,

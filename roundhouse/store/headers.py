@@ -12,7 +12,7 @@ from roundhouse.core.errors import BadHeader
 from roundhouse.core.model import ModelFacts
 from roundhouse.store import gguf, safetensors
 from roundhouse.store.gguf import Header, Tensor
-from roundhouse.store.layers import recurrent_layers, window_layers
+from roundhouse.store.layers import keeps_cache, recurrent_layers, window_layers
 
 __all__ = ["parse_gguf", "read_gguf", "read_model"]
 
@@ -212,11 +212,13 @@ def _facts(header: Header, file_bytes: int, name: str) -> ModelFacts:
 
 
 def _kv_heads(keys: _Keys, layers: int, heads: Sequence[int]) -> tuple[int, ...]:
-    """Key-value heads per layer; 0 for the last layers where they read an earlier layer's cache (gemma3n, gemma4)."""
+    """Key-value heads per layer; 0 for the last layers where they read an earlier layer's cache (gemma3n, gemma4), and
+    for all of a model that keeps none.
+    """
     kv_heads = keys.per_layer("attention.head_count_kv", layers, heads)
     if any(count >= _HEADS_LIMIT for count in kv_heads):
         raise keys.bad(f"it claims {max(kv_heads)} key-value heads")
-    own = layers - keys.number("attention.shared_kv_layers")
+    own = layers - keys.number("attention.shared_kv_layers") if keeps_cache(keys.architecture) else 0
     return tuple(count if layer < own else 0 for layer, count in enumerate(kv_heads))
 
 

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from roundhouse.core.errors import DownloadFailed, MissingExtra
 from roundhouse.store.download import Remote
+from roundhouse.store.licences import licence_id
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Listing", "list_repository"]
 
 _LIMIT_S = 20.0
+_SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+_COMMIT = re.compile(r"[0-9A-Za-z][0-9A-Za-z._/-]{0,199}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +66,35 @@ def list_repository(repository: str, revision: str) -> Listing:
             raise
         raise _failed(repository, f"{constants.ENDPOINT} cannot be reached: {error}") from error
     headers = build_hf_headers()
-    files = tuple(_remote(found, file, library.hf_hub_url) for file in found.siblings or ())
-    return Listing(repository, found.sha or revision, _licence(found), files, headers)
+    try:
+        files = tuple(_remote(found, file, library.hf_hub_url) for file in found.siblings or ())
+        commit = _matching(_COMMIT, found.sha or revision)
+    except _Nonsense as error:
+        raise _failed(repository, f"its listing is damaged, or no hub answered: {error}") from error
+    return Listing(repository, commit, _licence(found), files, headers)
+
+
+class _Nonsense(Exception):
+    pass
+
+
+def _matching(form: re.Pattern[str], text: object) -> str:
+    """`text`, of which names of files are made here, so that it must be what it claims to be."""
+    if not isinstance(text, str) or not form.fullmatch(text):
+        raise _Nonsense(repr(text)[:80])
+    return text
 
 
 def _remote(found: ModelInfo, file: RepoSibling, url_of: Callable[..., str]) -> Remote:
+    size = -1 if file.size is None else file.size
+    if type(size) is not int or size < -1:
+        raise _Nonsense(f"a size of {size!r}")
     return Remote(
         path=file.rfilename,
         url=url_of(found.id, file.rfilename, revision=found.sha),
-        size=-1 if file.size is None else file.size,
-        sha256=file.lfs.sha256 if file.lfs else "",
-        git_sha1="" if file.lfs else (file.blob_id or ""),
+        size=size,
+        sha256=_matching(_SHA256, file.lfs.sha256) if file.lfs else "",
+        git_sha1="" if file.lfs or not file.blob_id else _matching(_SHA1, file.blob_id),
     )
 
 
@@ -82,7 +104,7 @@ def _licence(found: ModelInfo) -> str:
     licence = card.get("license") or next((t[8:] for t in found.tags or () if t.startswith("license:")), "")
     if licence == "other":
         licence = card.get("license_name") or "other"
-    return str(licence).lower()
+    return licence_id(licence)
 
 
 def _failed(repository: str, said: str, status: int = 0) -> DownloadFailed:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from roundhouse.core.errors import BadHeader, StoreError
 from roundhouse.store.headers import read_model
+from roundhouse.store.licences import licence_id
 from roundhouse.store.manifest import GGUF, File, Manifest
 from roundhouse.store.references import named_after
-from roundhouse.store.repository import Revision, Store
+from roundhouse.store.repository import Store
+from roundhouse.store.revisions import Revision
 from roundhouse.store.selection import Selection, select
 
 __all__ = ["Imported", "import_model"]
@@ -44,7 +46,7 @@ def import_model(
     folder, chosen = _chosen(source, quantisation, allow_pickle=allow_pickle, allow_code=allow_code)
     facts = read_model(folder / chosen.files[0] if chosen.format == GGUF else folder)
     name = name or named_after(source.stem if source.is_file() else source.name)
-    declared = facts.licence.lower()
+    declared = licence_id(facts.licence)
     permit(name, licence or declared)
     store.prepare()
     writing = store.writing()
@@ -78,6 +80,7 @@ def _chosen(source: Path, quantisation: str, *, allow_pickle: bool, allow_code: 
         chosen = select(
             names, quantisation=quantisation, allow_pickle=allow_pickle, allow_code=allow_code, what=str(source)
         )
+        _refuse_links_out(source, chosen.files)
         return source, chosen
     if not source.exists():
         raise StoreError(f"there is no file or folder {source}", path=str(source))
@@ -86,6 +89,21 @@ def _chosen(source: Path, quantisation: str, *, allow_pickle: bool, allow_code: 
     beside = sorted(path.name for path in source.parent.glob("*.gguf") if _same_model(path, source))
     chosen = select(beside, form=GGUF, what=str(source))
     return source.parent, chosen
+
+
+def _refuse_links_out(folder: Path, files: Sequence[str]) -> None:
+    """A text of a folder that somebody else packed may be a link to one that is nobody's business.
+
+    Weights may lie elsewhere, for they are read as such; and the hub's cache keeps its contents beside its snapshots.
+    """
+    homes = (folder, (folder.parent.parent / "blobs").resolve())
+    for name in files:
+        target = (folder / name).resolve()
+        if name.endswith((".gguf", ".safetensors")) or any(target.is_relative_to(home) for home in homes):
+            continue
+        raise StoreError(
+            f"{folder / name} is a link to {target}, outside the folder; put the file there", path=str(target)
+        )
 
 
 def _same_model(path: Path, source: Path) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["recurrent_layers", "window_layers"]
+__all__ = ["keeps_cache", "recurrent_layers", "window_layers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,17 @@ _PATTERNS = {
     "plamo3": _Pattern(8),
     "smallthinker": _Pattern(4, full_first=True),
 }
+# Those that see a text whole, at once (`llama_model::create_memory`).
+_WITHOUT_CACHE = {
+    "bert", "dream", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llada", "llada-moe", "modern-bert",
+    "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1", "wavtokenizer-dec",
+}  # fmt: skip
 _FULL_EVERY = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
+
+
+def keeps_cache(architecture: str) -> bool:
+    """Whether its layers keep keys and values of what came before."""
+    return architecture not in _WITHOUT_CACHE
 
 
 def window_layers(

@@ -78,7 +78,9 @@ class Layout:
             return False
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{marker} cannot be read: {error}", path=str(marker)) from error
-        if found != LAYOUT:
+        if type(found) is not int or found < 1:
+            raise StoreError(f"{marker} names no layout: {str(found)[:40]}", path=str(marker))
+        if found > LAYOUT:
             raise StoreError(
                 f"the store {self.root} has layout {found}, and this version knows layout {LAYOUT}; "
                 "use the newer Roundhouse that wrote it, or set store.path to another folder",

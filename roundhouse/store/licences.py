@@ -18,7 +18,9 @@ from roundhouse.core.files import write_atomically
 from roundhouse.store.layout import Layout
 from roundhouse.store.locks import locked
 
-__all__ = ["Acceptance", "Acceptances", "Commercial", "Licence", "LicencePolicy", "licence_of"]
+__all__ = ["Acceptance", "Acceptances", "Commercial", "Licence", "LicencePolicy", "licence_id", "licence_of"]
+
+_ID_LENGTH = 80
 
 
 class Commercial(StrEnum):
@@ -47,6 +49,12 @@ class Licence:
             Commercial.NO: "commercial use is not allowed",
             Commercial.UNKNOWN: "nothing is known of commercial use",
         }[self.commercial]
+
+
+def licence_id(said: object) -> str:
+    """An id as a model's metadata give it, fit to be compared and shown, whatever they hold."""
+    text = str(said).strip().lower()
+    return "".join(sign if sign.isprintable() else "?" for sign in text)[:_ID_LENGTH]
 
 
 def licence_of(identity: str) -> Licence:

@@ -17,6 +17,8 @@ __all__ = ["GGUF", "SAFETENSORS", "File", "Manifest", "is_safe_path", "read_mani
 GGUF, SAFETENSORS = "gguf", "safetensors"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ID_DIGITS = 16
+_PART_BYTES = 255  # NAME_MAX of Linux's file systems
+_PATH_LENGTH = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,16 @@ def read_manifest(path: Path) -> Manifest:
     sound = manifest.files and all(
         is_safe_path(file.path) and _SHA256.fullmatch(file.sha256) and file.size >= 0 for file in manifest.files
     )
-    if not sound or not is_name(manifest.name) or not is_name(manifest.variant):
-        raise StoreError(f"the manifest {path} is damaged; remove the revision and pull it again", path=str(path))
+    known = manifest.format in (GGUF, SAFETENSORS)
+    if manifest.format == GGUF:
+        known = any(file.path.lower().endswith(".gguf") for file in manifest.files)
+    if not sound or not known or not is_name(manifest.name) or not is_name(manifest.variant):
+        raise StoreError(f"the manifest {path} is damaged", path=str(path))
     return manifest
 
 
 def is_safe_path(text: str) -> bool:
-    """Whether a file of this name stays below its folder."""
+    """Whether a file of this name stays below its folder, can be made there, and can be shown on a terminal."""
     parts = PurePosixPath(text).parts
-    bad = any(part in ("..", "/", "") or part.startswith(".") for part in parts)
-    return bool(parts) and not bad and not any(sign in text for sign in "\\\0\n")
+    bad = any(part.startswith((".", "/")) or len(part.encode("utf-8", "replace")) > _PART_BYTES for part in parts)
+    return bool(parts) and not bad and text.isprintable() and "\\" not in text and len(text) < _PATH_LENGTH

@@ -8,11 +8,12 @@ import aiohttp
 import msgspec
 
 from roundhouse.core.errors import DownloadFailed
-from roundhouse.store.download import Fetched, Pace, session_for
+from roundhouse.store.download import Fetched, Pace
 
 __all__ = ["pull_into_ollama"]
 
 _LINE_BYTES = 1 << 20
+_SILENCE_S = 600.0  # it says nothing while it hashes what came, and that is a large file on a slow disk
 
 
 class _Record(msgspec.Struct):
@@ -26,9 +27,10 @@ class _Record(msgspec.Struct):
 async def pull_into_ollama(url: str, tag: str, *, pace: Pace, listen: Callable[[Fetched], None]) -> None:
     """Until the server says `success`. It resumes by itself. Raises `DownloadFailed`."""
     done = False
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=pace.stall_s, sock_read=_SILENCE_S)
     try:
         async with (
-            session_for(pace) as session,
+            aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,
             session.post(f"{url.rstrip('/')}/api/pull", json={"model": tag, "stream": True}) as answer,
         ):
             if answer.status != 200:

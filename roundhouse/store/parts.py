@@ -2,6 +2,8 @@
 
 The counts lie in a mapped file and are raised after the bytes are written, so what a killed process leaves is true. A
 machine that lost power may have kept the counts and lost the data: then only what was synced before counts.
+
+Threads may work on it at once, each on parts of its own.
 """
 
 from __future__ import annotations
@@ -10,19 +12,28 @@ import mmap
 import os
 import shutil
 import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
+from roundhouse.core.errors import StoreError
 from roundhouse.core.files import write_atomically
 from roundhouse.store.blobs import storing
 
-__all__ = ["Parts"]
+__all__ = ["Closed", "Digest", "Parts"]
 
 _COUNT = struct.Struct("<Q")
+_BLOCK_BYTES = 1 << 20
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Digest(Protocol):
+    def update(self, data: memoryview, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +47,17 @@ class _State:
     durable: tuple[int, ...]
 
 
+class Closed(Exception):
+    """The file was closed before a thread came to write to it."""
+
+
 class Parts:
     """Open until `close`; owned by who holds the file's lock. `folder` is made, or taken over if it fits."""
 
     def __init__(self, folder: Path, size: int, part_bytes: int, validator: str) -> None:
         self.folder, self.size, self.part_bytes, self._validator = folder, size, part_bytes, validator
+        self._changed = threading.Condition()
+        self._users, self._closed = 0, False
         self.count = max(1, -(-size // part_bytes))
         before = self._before()
         if before is None:
@@ -81,37 +98,69 @@ class Parts:
         return self.size if part == self.count else part * self.part_bytes + self.done(part)
 
     def write(self, part: int, chunk: bytes) -> None:
-        """Append to a part. Raises `DiskFull`."""
+        """Append to a part. Raises `DiskFull`, `Closed`."""
         done = self.done(part)
-        with storing(self.data):
+        with self._using(), storing(self.data):
             view = memoryview(chunk)
             while view:
                 written = os.pwrite(self._data, view, part * self.part_bytes + done)
                 view, done = view[written:], done + written
-                self._total += written
-                _COUNT.pack_into(self._counts, part * _COUNT.size, done)
+                self._count(part, done)
 
     def forget(self, part: int) -> None:
-        """Begin a part anew."""
-        self._total -= self.done(part)
-        _COUNT.pack_into(self._counts, part * _COUNT.size, 0)
+        """Begin a part anew. Raises `Closed`."""
+        with self._using():
+            self._count(part, 0)
 
-    def read(self, offset: int, length: int) -> bytes:
-        return os.pread(self._data, length, offset)
+    def hash(self, digest: Digest, start: int, end: int) -> None:
+        """Feed what is written between two offsets to `digest`. Raises `Closed`."""
+        block = memoryview(bytearray(min(_BLOCK_BYTES, end - start)))
+        while start < end:
+            with self._using():
+                read = os.preadv(self._data, [block[: end - start]], start)
+            if not read:
+                raise StoreError(f"{self.data} has been cut short by somebody else; pull again", path=str(self.data))
+            digest.update(block[:read])
+            start += read
 
     def sync(self) -> None:
-        """Make what is written now last over a loss of power. Blocks."""
-        counts = [self.done(part) for part in range(self.count)]
-        with storing(self.data):
+        """Make what is written now last over a loss of power. Blocks. Raises `DiskFull`, `Closed`."""
+        with self._using(), storing(self.data):
+            counts = [self.done(part) for part in range(self.count)]
             os.fdatasync(self._data)
-        self._save(counts)
+            self._save(counts)
 
     def close(self) -> None:
+        """Nothing is written after this, for it waits for who is at it: a write is short. Idempotent."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.wait_for(lambda: not self._users)
         self._counts.close()
         os.close(self._data)
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """A block in which the file stays open."""
+        with self._changed:
+            if self._closed:
+                raise Closed
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
+                self._changed.notify_all()
+
+    def _count(self, part: int, done: int) -> None:
+        with self._changed:
+            self._total += done - self.done(part)
+            _COUNT.pack_into(self._counts, part * _COUNT.size, done)
 
     def _before(self) -> _State | None:
         """What an earlier process left, if it is of the same content."""

@@ -8,16 +8,20 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
+from roundhouse.core.errors import InvalidRequest, StoreError
 from roundhouse.core.model import ModelFacts
 from roundhouse.store.blobs import require_space
-from roundhouse.store.download import Fetched, Pace, Remote, fetch, session_for, waited
+from roundhouse.store.download import Fetched, Pace, Remote, client_for, fetch, waited
 from roundhouse.store.headers import read_model
+from roundhouse.store.http import basic_login, without_secrets
 from roundhouse.store.hub import list_repository
+from roundhouse.store.licences import licence_id
 from roundhouse.store.locks import Lease
 from roundhouse.store.manifest import GGUF, File, Manifest, is_safe_path
-from roundhouse.store.repository import Revision, Store
+from roundhouse.store.repository import Store
+from roundhouse.store.revisions import Revision
 from roundhouse.store.selection import Selection, select
 
 __all__ = ["Order", "Pulled", "pull"]
@@ -83,16 +87,17 @@ async def pull(
     lock = store.layout.lock(f"pull-{order.name}:{source.chosen.variant}")
     note = Fetched("", 0, 0, f"another process is pulling {order.name}; waiting")
     async with waited(lambda: Lease(lock), lambda: listen(note)):
-        if there := _there(store, order, source):
-            fresh = not there.current
-            moved = store.publish(there.manifest) if fresh and current else there
-            return Pulled(moved, fresh, source.chosen.left_out)
         writing = store.writing()
         try:
+            if there := _there(store, order, source):
+                fresh = not there.current
+                moved = store.publish(there.manifest) if fresh and current else there
+                return Pulled(moved, fresh, source.chosen.left_out)
             manifest = await _fetched(store, order, source, pace, listen)
             facts = await asyncio.to_thread(_look, store, manifest)
-            declared = source.declared or facts.licence.lower()
-            permit(order.name, *_licences(order, source.declared), *([facts.licence.lower()] if facts.licence else []))
+            own = licence_id(facts.licence)
+            permit(order.name, *_licences(order, source.declared), *([own] if own else []))
+            declared = source.declared or own
             licence = order.licence or declared
             revision = store.publish(replace(manifest, licence=licence, declared=declared), current=current)
         finally:
@@ -102,30 +107,53 @@ async def pull(
 
 async def _source(order: Order) -> _Source:
     if order.url:
-        path = unquote(PurePosixPath(urlsplit(order.url).path).name)
-        chosen = select([path], form=GGUF, what=order.url)
-        return _Source(order.url, "", "", chosen, (Remote(path, order.url),))
+        return _file_source(order.url)
     found = await asyncio.to_thread(list_repository, order.repository, order.revision)
-    names = [file.path for file in found.files if is_safe_path(file.path)]
-    chosen = select(
-        names,
-        form=order.form,
-        quantisation=order.quantisation,
-        allow_pickle=order.allow_pickle,
-        allow_code=order.allow_code,
-        what=order.repository,
-    )
+    chosen = _selected(order, [file.path for file in found.files])
     files = tuple(file for file in found.files if file.path in chosen.files)
     return _Source(f"hub:{order.repository}", found.commit, found.licence, chosen, files, found.headers)
 
 
+def _selected(order: Order, names: Sequence[str]) -> Selection:
+    """Of the files whose names can be kept here; that there are others is said where they may be what is missing."""
+    try:
+        return select(
+            [name for name in names if is_safe_path(name)],
+            form=order.form,
+            quantisation=order.quantisation,
+            allow_pickle=order.allow_pickle,
+            allow_code=order.allow_code,
+            what=order.repository,
+        )
+    except StoreError as error:
+        weights = (name for name in names if name.lower().endswith((".gguf", ".safetensors")))
+        if odd := next((name for name in weights if not is_safe_path(name)), ""):
+            raise StoreError(f"{error} (left out: names that no file may have here, such as {odd[:80]!a})") from error
+        raise
+
+
+def _file_source(address: str) -> _Source:
+    """One file. A login in its address is sent, and kept nowhere."""
+    parts = urlsplit(address)
+    login, _, host = parts.netloc.rpartition("@")
+    url = urlunsplit(parts._replace(netloc=host, fragment=""))
+    path = PurePosixPath(unquote(parts.path)).name
+    if not host or not is_safe_path(path):
+        raise InvalidRequest(
+            f"{without_secrets(address)} names no file that can be kept; give a GGUF file's", param="model"
+        )
+    headers = {"Authorization": basic_login(unquote(login))} if login else {}
+    return _Source(url, "", "", select([path], form=GGUF, what=path), (Remote(path, url),), headers)
+
+
 def _there(store: Store, order: Order, source: _Source) -> Revision | None:
-    """The revision on disk that came from the same commit of the same source, if its contents are here."""
+    """The revision on disk of the same files from the same commit of the same source, if its contents are here."""
     if not source.revision:
         return None
     for one in store.revisions(order.name, source.chosen.variant):
         manifest = one.manifest
         same = (manifest.source, manifest.revision) == (source.name, source.revision)
+        same = same and {file.path for file in manifest.files} == set(source.chosen.files)
         if same and all(store.blobs.has(file.sha256, file.size) for file in manifest.files):
             return one
     return None
@@ -138,9 +166,9 @@ async def _fetched(
     _room(store, missing)
     files: list[File] = []
     etag = ""
-    async with session_for(pace) as session:
+    with client_for(pace) as client:
         for remote in source.files:
-            file, etag = await fetch(store, session, remote, pace, listen, source.headers)
+            file, etag = await fetch(store, client, remote, pace, listen, source.headers)
             files.append(file)
     return Manifest(
         name=order.name,

@@ -11,6 +11,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -19,9 +20,9 @@ from roundhouse.core.model import ModelFacts
 from roundhouse.store.gguf import Tensor
 from roundhouse.store.layers import window_layers
 
-__all__ = ["parse_header", "read_folder"]
+__all__ = ["MOST_HEADER_BYTES", "describe", "parse_config", "parse_header", "parts_of", "read_folder"]
 
-_HEADER_BYTES = 25 << 20  # what the Hub itself refuses to read beyond
+MOST_HEADER_BYTES = 25 << 20  # what the Hub itself refuses to read beyond
 _JSON_BYTES = 64 << 20
 _LAYERS_LIMIT = 10_000
 _NUMBER_LIMIT = 1 << 40
@@ -33,22 +34,42 @@ _BITS = {
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 _OUTPUTS = ("lm_head.weight", "embed_out.weight")
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d{1,5})\.")
+_EXPERT = re.compile(r"\.experts\.\d{1,5}\.")
 _LICENCE = re.compile(r"^license: *[\"']?([\w.+-]+)", re.MULTILINE)
 
 
 def read_folder(folder: Path) -> ModelFacts:
     """The facts of the model in `folder`; raises `BadHeader`, also when one of its files is missing or cut."""
-    config = _Config(_read_json(folder / "config.json"), folder / "config.json")
-    files = _weight_files(folder)
+    config = _read_json(folder / "config.json")
+    files = {str(file): _read_file(file) for file in _weight_files(folder)}
+    facts = describe(config, {name: tensors for name, (tensors, _) in files.items()}, str(folder))
+    file_bytes = sum(size for _, size in files.values())
+    return replace(
+        facts, name=folder.name, file_bytes=file_bytes, licence=_licence(folder), chat_template=_template(folder)
+    )
+
+
+def describe(config: Mapping[str, Any], files: Mapping[str, Mapping[str, Tensor]], name: str) -> ModelFacts:
+    """The facts of a model called `name` in errors, from its `config.json` and the tensors of each of its files.
+
+    Raises `BadHeader`. Licence, template and the files' size are left out.
+    """
     tensors: dict[str, Tensor] = {}
-    file_bytes = 0
-    for file in files:
-        found, size = _read_file(file)
+    for file, found in files.items():
         if twice := tensors.keys() & found.keys():
-            raise BadHeader(f"{file} holds {min(twice)!r}, which another file of the model holds too", path=str(file))
+            raise BadHeader(f"{file} holds {min(twice)!r}, which another file of the model holds too", path=file)
         tensors |= found
-        file_bytes += size
-    return _facts(config, tensors, file_bytes, folder)
+    return _facts(_Config(config, f"{name}/config.json"), tensors)
+
+
+def parse_config(data: bytes, name: str) -> dict[str, Any]:
+    """A JSON table; raises `BadHeader`."""
+    if len(data) > _JSON_BYTES:
+        raise _damaged(name, f"it is larger than {_JSON_BYTES >> 20} MiB")
+    value = _json(data, name)
+    if not isinstance(value, dict):
+        raise _damaged(name, "it is no table")
+    return value
 
 
 def parse_header(data: bytes, file_bytes: int, name: str = "file") -> dict[str, Tensor]:
@@ -59,7 +80,7 @@ def parse_header(data: bytes, file_bytes: int, name: str = "file") -> dict[str, 
     if len(data) < 8:
         raise BadHeader(f"{name} is cut: it has {len(data)} bytes; download it again", path=name, offset=len(data))
     length = struct.unpack_from("<Q", data)[0]
-    if length > _HEADER_BYTES or data[8:9] not in (b"{", b""):
+    if length > MOST_HEADER_BYTES or data[8:9] not in (b"{", b""):
         raise BadHeader(f"{name} is no safetensors file: it does not begin with a header", path=name)
     if length > len(data) - 8:
         whole = "it ends inside its header; download it again" if len(data) >= file_bytes else "more must be read of it"
@@ -114,13 +135,18 @@ def _weight_files(folder: Path) -> list[Path]:
         if not files:
             raise BadHeader(f"{folder} holds no *.safetensors file; download the model again", path=str(folder))
         return files
-    rows = _read_json(index).get("weight_map")
-    if not isinstance(rows, dict) or not rows or not all(isinstance(name, str) for name in rows.values()):
-        raise _damaged(str(index), "its weight_map is no table of file names")
-    names = set(rows.values())
-    if outside := [name for name in names if Path(name).name != name]:
-        raise _damaged(str(index), f"it names a file outside its folder, {outside[0][:80]!r}")
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in parts_of(_read_json(index), str(index))]
+
+
+def parts_of(index: Mapping[str, Any], name: str) -> list[str]:
+    """The files of one folder that an index (`model.safetensors.index.json`) names; raises `BadHeader`."""
+    rows = index.get("weight_map")
+    if not isinstance(rows, dict) or not rows or not all(isinstance(file, str) for file in rows.values()):
+        raise _damaged(name, "its weight_map is no table of file names")
+    files = set(rows.values())
+    if outside := [file for file in files if Path(file).name != file]:
+        raise _damaged(name, f"it names a file outside its folder, {outside[0][:80]!r}")
+    return sorted(files)
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], int]:
@@ -131,7 +157,7 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], int]:
             file.seek(0)
             head = file.read(8)
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-            return parse_header(head + file.read(min(length, _HEADER_BYTES)), size, str(path)), size
+            return parse_header(head + file.read(min(length, MOST_HEADER_BYTES)), size, str(path)), size
     except OSError as error:
         raise BadHeader(f"{path} cannot be read: {error.strerror or error}", path=str(path)) from error
 
@@ -142,12 +168,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             data = file.read(_JSON_BYTES + 1)
     except OSError as error:
         raise BadHeader(f"{path} cannot be read: {error.strerror or error}", path=str(path)) from error
-    if len(data) > _JSON_BYTES:
-        raise _damaged(str(path), f"it is larger than {_JSON_BYTES >> 20} MiB")
-    value = _json(data, str(path))
-    if not isinstance(value, dict):
-        raise _damaged(str(path), "it is no table")
-    return value
+    return parse_config(data, str(path))
 
 
 def _json(data: bytes, name: str) -> Any:
@@ -171,10 +192,10 @@ def _damaged(name: str, what: str) -> BadHeader:
 class _Config:
     """`config.json`, its text part where it describes several, each value checked as it is asked for."""
 
-    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+    def __init__(self, values: Mapping[str, Any], path: str) -> None:
         text = values.get("text_config")
         self._values = {**values, **text} if isinstance(text, dict) else values
-        self._path = path
+        self.path = path
 
     def get(self, key: str) -> Any:
         return self._values.get(key)
@@ -186,7 +207,7 @@ class _Config:
             if value is None:
                 continue
             if type(value) is not int or not 0 <= value < _NUMBER_LIMIT:
-                raise _damaged(str(self._path), f"{key} is {str(value)[:80]}")
+                raise _damaged(self.path, f"{key} is {str(value)[:80]}")
             return value
         return default
 
@@ -194,7 +215,7 @@ class _Config:
         """As GGUF names it: `gemma3_text` -> gemma3, `gpt_oss` -> gpt-oss."""
         name = self._values.get("model_type")
         if not isinstance(name, str) or not name:
-            raise _damaged(str(self._path), "it does not name its model_type")
+            raise _damaged(self.path, "it does not name its model_type")
         return name.removesuffix("_text").replace("_", "-")
 
     def layer_types(self, layers: int) -> tuple[str, ...]:
@@ -202,14 +223,14 @@ class _Config:
         if kinds is None:
             return ()
         if not isinstance(kinds, list) or len(kinds) != layers or not all(isinstance(kind, str) for kind in kinds):
-            raise _damaged(str(self._path), f"layer_types does not name {layers} layers")
+            raise _damaged(self.path, f"layer_types does not name {layers} layers")
         return tuple(kinds)
 
 
-def _facts(config: _Config, tensors: Mapping[str, Tensor], file_bytes: int, folder: Path) -> ModelFacts:
+def _facts(config: _Config, tensors: Mapping[str, Tensor]) -> ModelFacts:
     layers = config.number("num_hidden_layers", "n_layer")
     if layers > min(len(tensors), _LAYERS_LIMIT):
-        raise _damaged(str(folder / "config.json"), f"it claims {layers} layers and there are {len(tensors)} tensors")
+        raise _damaged(config.path, f"it claims {layers} layers and there are {len(tensors)} tensors")
     hidden, heads = config.number("hidden_size", "n_embd"), config.number("num_attention_heads", "n_head")
     kinds = config.layer_types(layers)
     recurrent = tuple("attention" not in kind or kind == "linear_attention" for kind in kinds)
@@ -233,7 +254,6 @@ def _facts(config: _Config, tensors: Mapping[str, Tensor], file_bytes: int, fold
         context=config.number("max_position_embeddings", "n_positions"),
         vocabulary=config.number("vocab_size"),
         weight_bytes=sum(tensor.size for tensor in tensors.values()),
-        name=folder.name,
         feed_forward=feed_forward,
         expert_feed_forward=config.number("moe_intermediate_size", default=feed_forward) if experts else 0,
         experts=experts,
@@ -243,15 +263,13 @@ def _facts(config: _Config, tensors: Mapping[str, Tensor], file_bytes: int, fold
         window_value_length=length,
         recurrent=recurrent if any(recurrent) else (),
         tied_embeddings=embedding is not None and output is None,
-        file_bytes=file_bytes,
+        split_expert_bytes=sum(tensor.size for name, tensor in tensors.items() if _EXPERT.search(name)),
         layer_bytes=_layer_bytes(tensors, layers),
         embedding_bytes=embedding.size if embedding else 0,
         embedding_type=embedding.kind if embedding else "",
         output_bytes=output.size if output else 0,
         tensor_bytes=by_type,
         quantisation=max(by_type, key=lambda kind: by_type[kind]) if by_type else "",
-        licence=_licence(folder),
-        chat_template=_template(folder),
     )
 
 

@@ -1,18 +1,17 @@
 """Has a target become slower, or worse, than it used to be? A test that may be looked at after every request. Pure.
 
 A target's first requests tell what is usual for it; every later one is turned into a badness between 0 and 1, whose
-mean was at most `Baseline.rate`. Against that runs the Shiryaev-Roberts e-detector of Shin, Ramdas, Rinaldo,
-"E-detectors: a nonparametric framework for sequential change detection", New England Journal of Statistics in Data
-Science 2 (2024): while nothing has changed, it warns on average at most once in as many requests as its threshold. Its
-bets are those of Waudby-Smith, Ramdas, "Estimating means of bounded random variables by betting", JRSS B 86 (2024). The
-bounds on the usual are Hoeffding's (1963, theorem 1) for means of values between 0 and 1.
+mean was at most `Baseline.rate`, whatever its length (`telemetry.usual`). Against that runs the Shiryaev-Roberts
+e-detector of Shin, Ramdas, Rinaldo, "E-detectors: a nonparametric framework for sequential change detection", New
+England Journal of Statistics in Data Science 2 (2024): while nothing has changed, it warns on average at most once in
+as many requests as its threshold. Its bets are those of Waudby-Smith, Ramdas, "Estimating means of bounded random
+variables by betting", JRSS B 86 (2024).
 
-All this holds for requests that are alike. A burst of load that makes every answer slower is a change too.
+A burst of load that makes every answer slower is a change too.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
@@ -20,6 +19,7 @@ from enum import Enum
 import msgspec
 
 from roundhouse.core.machine import Machine
+from roundhouse.telemetry.usual import SLOW_SHARE, Sample, Usual, highest_mean, stratum_of, usual_of
 
 __all__ = [
     "ERROR",
@@ -31,7 +31,6 @@ __all__ = [
     "DriftState",
     "Rule",
     "Series",
-    "learned",
 ]
 
 TTFT = "first_token_s"
@@ -39,16 +38,14 @@ TPOT = "per_token_s"
 ERROR = "error"
 LATENCIES = (TTFT, TPOT)
 
-_DOUBT = 0.001  # that the usual is worse than its bound
-_SLOW_SHARE = 0.1  # of requests that may be slower than the limit
 _LEAST_RATE = 0.01
 _BETS = (0.05, 0.1, 0.2, 0.4, 0.8)  # how far each bet believes the mean to have moved, from the rate to 1
 _RECENT = 100
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """`baseline`: requests that the usual is learned from. `slower`: times the usual that is not called slow yet.
-    `every`: requests between two false warnings of one series, on average at least.
+    """`baseline`: requests that the usual is learned from; of latencies, for each stratum of sizes. `slower`: times the
+    usual that is not called slow yet. `every`: requests between two false warnings of one series, on average at least.
     """
 
     baseline: int = 200
@@ -57,14 +54,14 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Baseline(msgspec.Struct, frozen=True):
-    """What is usual: a mean badness of at most `rate`. `limit`: seconds above which an answer is slow, 0 = no latency.
-    `typical`: the median of a latency in seconds, else the mean value.
+    """What is usual: a mean badness of at most `rate`, learned from `count` requests. `typical`: the median of a
+    latency in seconds, else the mean value. `strata`: of a latency, by `stratum_of` the size.
     """
 
     count: int
     rate: float
     typical: float
-    limit: float = 0.0
+    strata: dict[int, Usual] = {}
 
 
 class DriftState(Enum):
@@ -84,6 +81,8 @@ DRIFT = Machine(
     DriftState.LEARNING,
     {
         (DriftState.LEARNING, Change.LEARNED): DriftState.STEADY,
+        (DriftState.STEADY, Change.LEARNED): DriftState.STEADY,
+        (DriftState.DRIFTED, Change.LEARNED): DriftState.DRIFTED,
         (DriftState.STEADY, Change.DRIFTED): DriftState.DRIFTED,
         (DriftState.DRIFTED, Change.RECOVERED): DriftState.STEADY,
         (DriftState.LEARNING, Change.FORGOTTEN): DriftState.LEARNING,
@@ -93,40 +92,17 @@ DRIFT = Machine(
 )
 
 
-def _divergence(p: float, q: float) -> float:
-    """Kullback-Leibler's, of two coins."""
-    return sum(a * math.log(a / b) if b > 0 else math.inf for a, b in ((p, q), (1 - p, 1 - q)) if a > 0)
+def learned(values: Sequence[float], metric: str) -> Baseline:
+    """What these errors or scores, of at least one request, say is usual."""
+    count = len(values)
+    bad = sum(badness(metric, value) for value in values) / count
+    rate = min(0.99, max(_LEAST_RATE, highest_mean(min(1.0, bad), count)))
+    return Baseline(count, rate, sum(values) / count)
 
 
-def highest_mean(mean: float, count: int, doubt: float = _DOUBT) -> float:
-    """The mean that `count` values between 0 and 1 with this average have at most, but for `doubt`."""
-    low, high = mean, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if count * _divergence(mean, middle) < -math.log(doubt) else (low, middle)
-    return high
-
-
-def badness(metric: str, value: float, limit: float = 0.0) -> float:
-    """From 0 to 1: whether a latency is above `limit`, whether there was an error, what a score lacks."""
-    if metric in LATENCIES:
-        return float(value > limit)
+def badness(metric: str, value: float) -> float:
+    """From 0 to 1: whether there was an error, what a score lacks."""
     return min(1.0, max(0.0, value if metric == ERROR else 1 - value))
-
-
-def learned(metric: str, values: Sequence[float], rule: Rule) -> Baseline:
-    """What these values, of at least one request, say is usual."""
-    ordered = sorted(values)
-    count, middle = len(ordered), ordered[len(ordered) // 2]
-    if metric not in LATENCIES:
-        bad = sum(badness(metric, value) for value in values) / count
-        rate = min(0.99, max(_LEAST_RATE, highest_mean(min(1.0, bad), count)))
-        return Baseline(count, rate, sum(ordered) / count)
-    # The lowest of the values above which no more than a tenth of all lie, but for the doubt.
-    above = 0
-    while above + 1 < count and highest_mean((above + 1) / count, count) <= _SLOW_SHARE:
-        above += 1
-    return Baseline(count, _SLOW_SHARE, middle, rule.slower * ordered[count - 1 - above])
 
 
 class Detector:
@@ -165,22 +141,25 @@ class Series:
         self.rule = rule
         self.state = DRIFT.initial
         self.baseline: Baseline | None = None
-        self._values: list[float] = []
+        self._values: dict[int, list[Sample]] = {}  # of what is not learned yet, by stratum
         self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._last: deque[float] = deque(maxlen=_RECENT)
+        self._last: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # values, and what was usual for each
         if baseline is not None:
             self._settle(baseline)
 
-    def add(self, value: float) -> Change | None:
-        """One request more. A latency in seconds; an error 1 or 0; a score between 0 and 1, higher is better."""
-        self._last.append(value)
-        if self.baseline is None:
-            self._values.append(value)
-            if len(self._values) < self.rule.baseline:
-                return None
-            self._settle(learned(self.metric, self._values, self.rule))
-            return Change.LEARNED
-        bad = badness(self.metric, value, self.baseline.limit)
+    def add(self, value: float, length: float = 0.0, size: float = 0.0) -> Change | None:
+        """One request more. A latency in seconds, with what it grows with and by which requests are alike (`Sample`);
+        an error 1 or 0; a score between 0 and 1, higher is better.
+        """
+        sample = Sample(value, length, size)
+        known = self.baseline
+        usual = known.strata.get(stratum_of(size)) if known is not None else None
+        if known is None or (self.metric in LATENCIES and usual is None):
+            if known is None:
+                self._last.append((value, value))
+            return self._learn(sample)
+        bad = badness(self.metric, value) if usual is None else float(usual.is_slow(sample))
+        self._last.append((value, known.typical if usual is None else usual.expected(length)))
         self._recent.append(bad)
         if self.state is DriftState.STEADY:
             if not self._detector.add(bad):
@@ -188,7 +167,7 @@ class Series:
             self._recent.clear()
             self._last = deque(list(self._last)[-self._detector.since :], _RECENT)
             return self._move(Change.DRIFTED)
-        if len(self._recent) == _RECENT and sum(self._recent) / _RECENT <= self.baseline.rate:
+        if len(self._recent) == _RECENT and sum(self._recent) / _RECENT <= known.rate:
             return self.begin_anew()
         return None
 
@@ -207,23 +186,49 @@ class Series:
 
     @property
     def learned_of(self) -> int:
-        return self.baseline.count if self.baseline else len(self._values)
+        if self.baseline is not None:
+            return self.baseline.count
+        return max(map(len, self._values.values()), default=0)
 
     @property
     def now(self) -> float | None:
         """The median of the last latencies, else the mean of the last values: a hundred, after a change only those
         since then. None = there were none.
         """
-        if not self._last:
-            return None
-        ordered = sorted(self._last)
-        return ordered[len(ordered) // 2] if self.metric in LATENCIES else sum(ordered) / len(ordered)
+        return self._middle([value for value, _ in self._last])
 
-    def _settle(self, baseline: Baseline) -> None:
+    @property
+    def usual(self) -> float | None:
+        """The same of what was usual for the very same requests; None = nobody knows yet."""
+        if self.baseline is None:
+            return None
+        return self._middle([usual for _, usual in self._last]) if self._last else self.baseline.typical
+
+    def _middle(self, values: Sequence[float]) -> float | None:
+        if not values:
+            return None
+        return sorted(values)[len(values) // 2] if self.metric in LATENCIES else sum(values) / len(values)
+
+    def _learn(self, sample: Sample) -> Change | None:
+        latency = self.metric in LATENCIES
+        stratum = stratum_of(sample.size) if latency else 0
+        values = self._values.setdefault(stratum, [])
+        values.append(sample)
+        if len(values) < self.rule.baseline:
+            return None
+        del self._values[stratum]
+        if not latency:
+            return self._settle(learned([one.seconds for one in values], self.metric))
+        before = self.baseline or Baseline(0, SLOW_SHARE, sorted(one.seconds for one in values)[len(values) // 2])
+        strata = before.strata | {stratum: usual_of(values, self.rule.slower)}
+        return self._settle(Baseline(before.count + len(values), before.rate, before.typical, strata))
+
+    def _settle(self, baseline: Baseline) -> Change:
+        if self.baseline is None:
+            self._detector = Detector(baseline.rate, self.rule.every)
+            self._last.clear()
         self.baseline = baseline
-        self._values.clear()
-        self._detector = Detector(baseline.rate, self.rule.every)
-        self._move(Change.LEARNED)
+        return self._move(Change.LEARNED)
 
     def _move(self, change: Change) -> Change:
         self.state = DRIFT.next(self.state, change)

@@ -19,6 +19,7 @@ __all__ = [
     "OK",
     "UNDONE",
     "Drifted",
+    "EmbeddingsEnded",
     "EngineDied",
     "Event",
     "Evicted",
@@ -87,10 +88,10 @@ class Followed(msgspec.Struct, frozen=True):
     """One attempt of a traced request, which began `at_s` after its arrival; `first_token_s` from then.
 
     `outcome`: `ok`, `given_up` (its client left, or another attempt was faster), or an error's code, whose message is
-    `reason`.
+    `reason`. `trace` None = it is not traced.
     """
 
-    trace: TraceContext
+    trace: TraceContext | None
     target: str
     replica: str
     model: str
@@ -113,6 +114,25 @@ class RequestTraced(msgspec.Struct, frozen=True):
     sampling: Sampling
     raw: bool = False
     finish_reason: str = ""
+
+
+class EmbeddingsEnded(msgspec.Struct, frozen=True):
+    """Texts of one caller were embedded, or could not be; times in seconds. `target`: who was asked, empty = nobody.
+
+    Callers at the same time share a call of the backend; `call` is told by one of them, `shared` by all of them.
+    """
+
+    request_id: str
+    route: str
+    target: str
+    outcome: str
+    total_s: float
+    texts: int
+    dimensions: int = 0
+    model: str = ""
+    shared: bool = False
+    call: Followed | None = None
+    trace: TraceContext | None = None
 
 
 class LoadEnded(msgspec.Struct, frozen=True):
@@ -159,5 +179,7 @@ class Drifted(msgspec.Struct, frozen=True):
     now: float
 
 
-Event: TypeAlias = RequestEnded | RequestTraced | LoadEnded | EngineDied | Evicted | SwitchEnded | Drifted
+Event: TypeAlias = (
+    RequestEnded | RequestTraced | EmbeddingsEnded | LoadEnded | EngineDied | Evicted | SwitchEnded | Drifted
+)
 Tell: TypeAlias = Callable[[Event], None]

@@ -17,6 +17,7 @@ from roundhouse.telemetry.events import (
     OK,
     UNDONE,
     Drifted,
+    EmbeddingsEnded,
     EngineDied,
     Event,
     Evicted,
@@ -27,7 +28,7 @@ from roundhouse.telemetry.events import (
 from roundhouse.telemetry.gap_histogram import GapHistogram
 from roundhouse.telemetry.gaps import BOUNDS
 from roundhouse.telemetry.metrics import LLMMetrics
-from roundhouse.telemetry.sketch import Sketch
+from roundhouse.telemetry.sketch import Rolling
 from roundhouse.telemetry.standing import Standing
 
 __all__ = ["CONTENT_TYPE", "Meter"]
@@ -48,7 +49,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.numbers = LLMMetrics()
-        self.first_tokens = Sketch()
+        self.first_tokens = Rolling()
         self.left = 0
         self.registry = CollectorRegistry()
         self._series: dict[tuple[str, str], _Series] = {}
@@ -58,6 +59,8 @@ class Meter:
                                  registry=self.registry)  # fmt: skip
         self._failed = Counter("roundhouse_failed_attempts", "Attempts that failed, each at its target",
                                ("target", "error"), registry=self.registry)  # fmt: skip
+        self._retries = Counter("roundhouse_retries", "Attempts that were made after one had failed", both,
+                                registry=self.registry)  # fmt: skip
         self._failovers = Counter("roundhouse_failovers", "Requests answered after another attempt had failed", both,
                                   registry=self.registry)  # fmt: skip
         self._seams = Counter("roundhouse_seams", "Cut answers that another engine went on with", both,
@@ -73,6 +76,10 @@ class Meter:
                               buckets=_OWN_SECONDS, registry=self.registry)  # fmt: skip
         self._gaps = GapHistogram()
         self.registry.register(self._gaps)
+        self._embeddings = Counter("roundhouse_embeddings", "Requests for embeddings that ended", (*both, "outcome"),
+                                   registry=self.registry)  # fmt: skip
+        self._texts = Counter("roundhouse_embedded_texts", "Texts that were embedded", both, registry=self.registry)
+        self._embed_seconds = self._histogram("embeddings_seconds", "From arrival to the vectors")
         self._loads = Counter("roundhouse_engine_loads", "Starts of engines that ended", ("target", "outcome"),
                               registry=self.registry)  # fmt: skip
         self._load_seconds = self._of_target("engine_load_seconds", "From the decision to load to ready")
@@ -106,6 +113,8 @@ class Meter:
         match event:
             case RequestEnded():
                 self._request(event)
+            case EmbeddingsEnded():
+                self._embedded(event)
             case LoadEnded():
                 self._loads.labels(self._known(event.target), event.outcome).inc()
                 if event.outcome == OK:
@@ -122,6 +131,13 @@ class Meter:
                 if event.drifted:
                     self._drifts.labels(self._known(event.target), event.metric).inc()
                 self._drifted.labels(self._known(event.target), event.metric).set(event.drifted)
+
+    def _embedded(self, event: EmbeddingsEnded) -> None:
+        names = self._known(event.route), self._known(event.target)
+        self._embeddings.labels(*names, event.outcome).inc()
+        if event.outcome == OK:
+            self._texts.labels(*names).inc(event.texts)
+            self._embed_seconds.labels(*names).observe(event.total_s)
 
     def _request(self, event: RequestEnded) -> None:
         series = self._of(event.route, event.target)
@@ -147,7 +163,7 @@ class Meter:
         return Histogram(f"roundhouse_{name}", about, ("target",), buckets=_LONG_SECONDS, registry=self.registry)
 
     def _known(self, target: str) -> str:
-        """Reloads may bring new names for ever."""
+        """A name of a target or a route. Reloads may bring new ones for ever."""
         if target not in self._targets and len(self._targets) >= _MOST_NAMES:
             return _OTHER
         self._targets.add(target)
@@ -170,6 +186,7 @@ class _Series:
         self._labels = (route, target)
         self._requests = meter._requests
         self._outcomes: dict[str, Counter] = {}
+        self._retries = meter._retries.labels(route, target)
         self._failovers = meter._failovers.labels(route, target)
         self._seams = meter._seams.labels(route, target)
         self._input, self._output, self._cached = (
@@ -186,8 +203,11 @@ class _Series:
             outcome = self._outcomes[event.outcome] = self._requests.labels(*self._labels, event.outcome)
         outcome.inc()
         self._queue.observe(event.queue_s)
-        if event.failed and event.outcome == OK:
-            self._failovers.inc()
+        if event.failed:
+            if event.outcome == OK:
+                self._failovers.inc()
+            # Whoever failed last was followed by nobody, if nobody answered.
+            self._retries.inc(len(event.failed) - (not event.target))
         if event.seams:
             self._seams.inc(event.seams)
         if event.first_token_s is not None:

@@ -1,16 +1,19 @@
 """What personal and secret looks like in a text, taken out of it before it is written anywhere. Pure.
 
 A rule is a pattern and, where a pattern would take too much, a check of what it found. Every pattern reads a text in
-time proportional to its length. Taking out too much is the smaller evil; what no pattern can know (names, addresses)
-stays, and the documentation says so.
+time proportional to its length. Rules read a text as a person does: a wide digit is a digit, any space a space, any
+dash a dash, and what is invisible is not there. Taking out too much is the smaller evil; what no pattern can know
+(names, addresses) stays, and the documentation says so.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["RULES", "Redaction", "Rule"]
 
@@ -21,10 +24,11 @@ _EDGE = 100
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What `pattern` finds and `check` confirms."""
+    """What `pattern` finds and `check` confirms; in the text as it is `literal`ly, or as a person reads it."""
 
     pattern: re.Pattern[str]
     check: Callable[[str], bool] = lambda found: True
+    literal: bool = False
 
 
 def _address(found: str) -> bool:
@@ -35,7 +39,11 @@ def _address(found: str) -> bool:
     return True
 
 
-_NAMED = r"(?:pass(?:word|wd|phrase)?|secret|token|api[-_ ]?key|access[-_ ]?key|credentials?|authorization)"
+_DIGITS_OF_A_SMALL_IBAN = 10
+_NAMED = (
+    r"(?:pass(?:word|wd|wort|phrase)?|pwd|kennwort|contrase[n\u00f1]a|secret|token|api[-_ ]?key|access[-_ ]?key"
+    r"|credentials?|authorization)"
+)
 _PREFIX = r"(?:sk|pk|rk|rh|hf|gh[oprsu]|github_pat|glpat|xox[abeoprs]|AKIA|ASIA|AIza)"
 
 # In the order in which they are applied.
@@ -53,8 +61,14 @@ RULES: Mapping[str, Rule] = {
         )
     ),
     "email": Rule(re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")),
-    "iban": Rule(re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b", re.ASCII)),
-    "card": Rule(re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)", re.ASCII)),
+    # In small letters it would take ordinary words, but for its digits.
+    "iban": Rule(
+        re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b", re.ASCII | re.IGNORECASE),
+        lambda found: found == found.upper() or sum(map(str.isdigit, found)) >= _DIGITS_OF_A_SMALL_IBAN,
+    ),
+    "card": Rule(
+        re.compile(r"(?<!\d)(?:\d(?:[ -]?\d){12,18}|\d{4}(?:\.\d{4}){2}\.\d{1,7})(?!\d)", re.ASCII),
+    ),
     "ip": Rule(
         re.compile(
             r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)"
@@ -80,7 +94,7 @@ class Redaction:
     """
 
     def __init__(self, rules: tuple[str, ...] = tuple(RULES), also: Mapping[str, str] | None = None) -> None:
-        own = {name: Rule(re.compile(pattern)) for name, pattern in (also or {}).items()}
+        own = {name: Rule(re.compile(pattern), literal=True) for name, pattern in (also or {}).items()}
         self._rules = own | {name: RULES[name] for name in RULES if name in rules}
         if unknown := set(rules) - set(RULES):
             raise KeyError(min(unknown))
@@ -88,7 +102,7 @@ class Redaction:
     def __call__(self, text: str) -> str:
         """`text` with `[name of the rule]` in place of all that is found."""
         for name, rule in self._rules.items():
-            text = rule.pattern.sub(lambda found, name=name, rule=rule: _replaced(found, name, rule), text)  # type: ignore[misc]
+            text = _without(text, name, rule)
         return text
 
     def shown(self, text: str) -> str:
@@ -99,5 +113,35 @@ class Redaction:
         return f"{self(head)[:-_EDGE]} [cut, of {len(text)} characters]"
 
 
-def _replaced(found: re.Match[str], name: str, rule: Rule) -> str:
-    return f"[{name}]" if found[0] and rule.check(found[0]) else found[0]
+def _without(text: str, name: str, rule: Rule) -> str:
+    read, places = (text, None) if rule.literal or text.isascii() else _as_read(text)
+    parts, kept = [], 0
+    for found in rule.pattern.finditer(read):
+        if not (found[0] and rule.check(found[0])):
+            continue
+        begin, end = found.span() if places is None else (places[found.start()], places[found.end() - 1] + 1)
+        if begin >= kept:
+            parts += [text[kept:begin], f"[{name}]"]
+            kept = end
+    return "".join([*parts, text[kept:]]) if parts else text
+
+
+def _as_read(text: str) -> tuple[str, Sequence[int]]:
+    """What a person reads, and for each of its characters where in `text` it stands."""
+    read: list[str] = []
+    places: list[int] = []
+    for place, char in enumerate(text):
+        plain = char if char.isascii() else _plain(char)
+        read.append(plain)
+        places += [place] * len(plain)
+    return "".join(read), places
+
+
+@lru_cache(maxsize=4096)
+def _plain(char: str) -> str:
+    kind = unicodedata.category(char)
+    if kind == "Cf":  # invisible: joiners, soft hyphens, marks of direction
+        return ""
+    if kind == "Nd":
+        return str(unicodedata.decimal(char))
+    return {"Zs": " ", "Pd": "-"}.get(kind) or unicodedata.normalize("NFKC", char)

@@ -3,14 +3,20 @@
 import asyncio
 import json
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from roundhouse.bench.mock import Timing, mock_process
+from roundhouse.bench.results import read, schema
+from tests.fakes.http import Exchange, fake_server
+from tests.fakes.openai import answering
 
 
 async def bench(*arguments: str) -> tuple[int, str, str]:
@@ -25,7 +31,7 @@ async def bench(*arguments: str) -> tuple[int, str, str]:
 
 
 async def against_mock(path: Path, timing: Timing, *more: str) -> tuple[int, str, str]:
-    load = ("--arrivals", "constant", "--rate", "50", "--count", "100", "--repeat", "2")
+    load = ("--arrivals", "constant", "--rate", "50", "--count", "50", "--repeat", "4")
     async with mock_process(timing) as url:
         return await bench("run", "--url", url, "--model", "mock", "--out", str(path), *load, *more)
 
@@ -46,7 +52,7 @@ async def test_a_backend_that_has_become_slower_does_not_pass_the_gate(tmp_path:
 async def test_two_servers_in_turns_are_told_apart(tmp_path: Path) -> None:
     """Both results are whole runs by themselves; which is slower is said for each metric."""
     a, b = tmp_path / "a.json", tmp_path / "b.json"
-    load = ("--arrivals", "constant", "--rate", "50", "--count", "50", "--repeat", "2")
+    load = ("--arrivals", "constant", "--rate", "50", "--count", "40", "--repeat", "4")
     async with mock_process(Timing(0.1, 0.02, 6)) as fast, mock_process(Timing(0.2, 0.02, 6)) as slow:
         code, out, err = await bench(
             *("run", "--url", fast, "--against-url", slow, "--model", "mock", "--against", "mock"),
@@ -56,8 +62,8 @@ async def test_two_servers_in_turns_are_told_apart(tmp_path: Path) -> None:
     told = json.loads(out)
     assert {row["metric"]: row["verdict"] for row in told["rows"]}["ttft_sched.p50"] == "slower"
     turns = [line.split(":")[-2][-5:] for line in err.splitlines() if "round" in line]
-    assert len(turns) == 4
-    assert turns[0] == turns[3] != turns[1] == turns[2], "A B B A"
+    assert len(turns) == 8
+    assert turns[0] == turns[3] == turns[4] != turns[1] == turns[2] == turns[5], "A B B A, and again"
     code, out, _ = await bench("compare", str(a), str(b), "--json")
     assert json.loads(out)["rows"] == told["rows"]
 
@@ -90,6 +96,8 @@ async def test_a_run_over_the_demo_model_tells_speed_and_quality(tmp_path: Path)
         (("--arrivals", "often"), "constant"),
         (("--against-url", "ftp://y"), "ftp://y"),
         (("--out-against", "b.json"), "--against"),
+        (("--out", "/proc/none/a.json"), "cannot be written"),
+        (("--html", "/tmp"), "cannot be written"),
     ],
 )
 async def test_what_cannot_be_run_is_refused_before_anything_starts(arguments: tuple[str, ...], said: str) -> None:
@@ -97,6 +105,59 @@ async def test_what_cannot_be_run_is_refused_before_anything_starts(arguments: t
     assert code in (1, 2)
     assert said in err
     assert "Traceback" not in err
+
+
+async def test_a_run_that_is_interrupted_keeps_what_it_measured(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of the second load: the first is whole, of the second there is what was answered."""
+    out, html = tmp_path / "a.json", tmp_path / "a.html"
+    enough, answered = asyncio.Event(), 0
+
+    async def script(exchange: Exchange) -> None:
+        nonlocal answered
+        await answering(exchange)
+        answered += 1
+        if answered > 40:  # one to begin with, thirty, and some
+            enough.set()
+
+    async with fake_server(script) as server:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "roundhouse", "bench", "run", "--url", server.url, "--model", "m", "--rate", "50"),
+            *("--rate", "20", "--count", "30", "--out", str(out), "--html", str(html), "--json"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        await enough.wait()
+        process.send_signal(signal.SIGINT)
+        printed, told = await process.communicate()
+    assert process.returncode == 130, told.decode()
+    assert b"the run is not whole: it was stopped" in told
+    results = read(out)
+    assert results.ended_early == "it was stopped"
+    assert results.points[0].summary.answered == 30
+    assert 5 <= results.points[1].summary.answered < 30
+    assert results.points[1].window.end < 1.5
+    assert len(json.loads(printed)["points"]) == 2
+    assert "Not whole: it was stopped" in html.read_text()
+    jsonschema.validate(json.loads(out.read_bytes()), schema())
+
+
+async def test_what_cannot_be_written_is_said_and_what_was_measured_is_printed(tmp_path: Path) -> None:
+    """No file may be larger than 4 KB, as on a full disk."""
+    out = tmp_path / "a.json"
+    async with fake_server(answering) as server:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "roundhouse", "bench", "run", "--url", server.url, "--model", "m"),
+            *("--rate", "100", "--count", "30", "--out", str(out)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        )
+        printed, told = await process.communicate()
+    assert process.returncode == 1
+    assert b"30 answered" in printed
+    assert f"roundhouse: {out} could not be written: ".encode() in told
+    assert b"Traceback" not in told
+    assert list(tmp_path.glob("*.json")) == []
 
 
 async def test_a_server_that_answers_nothing_fails_the_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run beside another: faster, slower, equivalent, or it cannot be told; and what becomes of a file that is none."""
 
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import jsonschema
 import msgspec
 import pytest
 
+from roundhouse.bench import compare as comparing
 from roundhouse.bench.compare import Verdict, compare, markdown
 from roundhouse.bench.records import Record
 from roundhouse.bench.report import page
@@ -63,6 +65,61 @@ def test_more_errors_are_worse() -> None:
     assert "| error_rate | 0.00 % |" in markdown(list(found.values()), [], ("a", "b"))
 
 
+def test_few_failures_are_chance_and_no_failure_of_few_requests_is_no_proof() -> None:
+    def verdict(a: float, b: float, rounds: int) -> Verdict:
+        rows = compare(a_run("a", seed=1, failing=a, rounds=rounds), a_run("b", seed=2, failing=b, rounds=rounds))[0]
+        return next(row.verdict for row in rows if row.metric == "error_rate")
+
+    assert verdict(0.0, 0.0, 2) is Verdict.EQUIVALENT
+    few = [replace(point, records=point.records[:100]) for point in a_run("a", seed=1, rounds=1).points]
+    rows = compare(replace(a_run("a", seed=1), points=few), replace(a_run("b", seed=2), points=few))[0]
+    assert next(row for row in rows if row.metric == "error_rate").verdict is Verdict.INCONCLUSIVE
+
+
+def _unsteady(chance: random.Random, between: float, slower: float = 1.0, rounds: int = 2, n: int = 60) -> Results:
+    """Rounds differ by a factor whose logarithm has the standard deviation `between`; so do requests, by 0.3."""
+    points = []
+    for number in range(rounds):
+        factor = slower * math.exp(chance.gauss(0, between))
+        took = [0.1 * factor * math.exp(chance.gauss(0, 0.3)) for _ in range(n)]
+        records = [Record(0, float(at), float(at), at + one, at + one, output_tokens=1) for at, one in enumerate(took)]
+        summary = summarise(records, Window(0, n), {}, paced=True)
+        points.append(Point("c", 1.0, "requests/s", number, Window(0, n), summary, None, records))
+    return Results(VERSION, "x", "now", {}, {}, machine(), points)
+
+
+@pytest.mark.parametrize(("between", "rounds"), [(0.0, 2), (0.1, 2), (0.1, 4)])
+def test_of_runs_of_the_same_hardly_any_is_called_different(
+    between: float, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5 % are promised at most; 60 tries, three standard errors above it. Two rounds that differ are no evidence."""
+    monkeypatch.setattr(comparing, "METRICS", ("ttft_sched",))
+    monkeypatch.setattr(comparing, "_DRAWS", 300)
+    told = 0
+    for seed in range(60):
+        chance = random.Random(seed)
+        rows, _ = compare(_unsteady(chance, between, rounds=rounds), _unsteady(chance, between, rounds=rounds))
+        told += rows[0].verdict in (Verdict.FASTER, Verdict.SLOWER)
+    assert told <= 60 * (0.05 + 3 * (0.05 * 0.95 / 60) ** 0.5)
+
+
+def test_a_tenth_slower_is_found_through_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "METRICS", ("ttft_sched",))
+    found = []
+    for seed in range(10):
+        chance = random.Random(seed)
+        a, b = _unsteady(chance, 0.02, rounds=4, n=300), _unsteady(chance, 0.02, 1.1, rounds=4, n=300)
+        found.append(compare(a, b)[0][0].verdict)
+    assert found.count(Verdict.SLOWER) >= 8
+    assert Verdict.FASTER not in found
+
+
+def test_students_quantiles_are_those_of_the_tables() -> None:
+    assert [comparing.student(0.95, freedom) for freedom in (1, 2, 6, 30)] == pytest.approx(
+        [12.706, 4.303, 2.447, 2.042], abs=2e-3
+    )
+
+
 def test_one_round_is_said_to_be_too_little_to_know_how_rounds_differ() -> None:
     _, notes = compare(a_run("a", seed=1, rounds=1), a_run("b", seed=2))
     assert "one round each" in notes[0]
@@ -99,6 +156,23 @@ def test_half_a_file_and_one_of_another_version_are_refused(tmp_path: Path) -> N
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InvalidRequest, match="not a whole one"):
         read(path)
+
+
+def test_a_file_of_the_first_version_is_read_and_counts_as_answered_what_ended_in_time(tmp_path: Path) -> None:
+    """Version 1 said that a server answers as fast as it is asked, however far it fell behind."""
+    path = tmp_path / "a.json"
+    run = a_run("a", seed=1, rounds=1)
+    for number, record in enumerate(run.points[0].records):
+        record.end = max(record.end, number * 2.0)  # half as fast as it is asked
+    old = msgspec.to_builtins(replace(run, version=1))
+    for name in ("offered_per_s", "late", "uncounted"):
+        del old["points"][0]["summary"][name]
+    del old["ended_early"]
+    path.write_bytes(msgspec.json.encode(old))
+    told = read(path).points[0].summary
+    assert told.requests_per_s == pytest.approx(0.5, rel=0.02)
+    assert told.offered_per_s == pytest.approx(1.0)
+    assert told.late == 199
 
 
 def test_a_write_that_fails_leaves_the_file_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,11 +124,13 @@ async def test_a_rate_far_beyond_the_capacity_is_stopped_early_and_the_full_slot
 def test_what_was_full_is_named_with_its_numbers() -> None:
     def full(cores: float, memory: int, occupied: tuple[Occupied, ...] = ()) -> Load:
         samples = [Sample(float(at), 1.0, cores, 1, memory) for at in range(10)]
-        return loads(samples, occupied, cores=2, memory_bytes=100)
+        return loads(samples, occupied, cores=2, ours=2, memory_bytes=100)
 
     compute, memory = binding(full(1.95, 50), ""), binding(full(1.95, 97), "")
     assert (compute.resource, memory.resource) == (Resource.COMPUTE, Resource.MEMORY)
     assert "processor 98%" in compute.evidence
+    confined = loads([Sample(0.0, 1.9, 2.0, 1, 50)], (), cores=64, ours=2, memory_bytes=100)
+    assert binding(confined, "").resource is Resource.COMPUTE  # a quota of two on a machine of 64
     slots = binding(full(0.5, 50, (Occupied(4, 4, 7),) * 10), "")
     assert slots.resource is Resource.SLOTS
     assert "slots 100% busy with 7 requests waiting" in slots.evidence

@@ -189,7 +189,7 @@ def test_a_killed_engine_is_seen_to_return(page: Page, root: str) -> None:
             ready = next(one for one in json.load(answer)["replicas"] if one["engine"] == "ready")
         os.kill(ready["pid"], signal.SIGKILL)
         name = ready["replica"]
-        shown = page.get_by_role("row").filter(has=page.get_by_role("cell", name=name, exact=True))
+        shown = page.get_by_role("row").filter(has=page.get_by_text(name, exact=True))
         expect(shown.locator(".badge").first).to_have_text("ready")
 
         def returned() -> bool:

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.wordings import compare
+from roundhouse.config import Settings
+from roundhouse.experiments.store import Exposure, Outcome, Store
+from roundhouse.gateway.keeping import experiments_place
 from tests.cli.test_cli import run
 
 CONFIG = """
@@ -54,7 +57,26 @@ def test_power_and_simulation_print_numbers_with_their_meaning(config: str) -> N
     asked = ("experiment", "simulate", "--experiments", "100", "--units", "500")
     assert b"false winners in " in run(*asked).stdout
     assert run(*asked).stdout == run(*asked).stdout
-    assert b"has no outcomes of 0 and 1" in run("experiment", "power", "--from", "wording", "--config", config).stderr
+    two, four = (json.loads(run("experiment", "power", "--base", "0.5", "--arms", n, "--json").stdout) for n in "24")
+    assert 1.2 < four["units_per_arm"] / two["units_per_arm"] < 1.5
+    assert b"has 0 units with correct" in run("experiment", "power", "--from", "wording", "--config", config).stderr
+
+
+def test_power_takes_mean_and_spread_of_any_metric_from_what_was_measured(config: str) -> None:
+    asked = ("experiment", "power", "--from", "wording", "--config", config)
+    assert run("experiment", "start", "wording", "--config", config).returncode == 0
+    store = Store(experiments_place(Settings()))
+    exposures = [Exposure(n, "wording", n, "now", "now", "1:demo", 0.5, 0.0, 1.0) for n in range(400)]
+    outcomes = [Outcome(n, n, "total_s", 2.0 + n % 2, 1.0) for n in range(400)]
+    store.write(exposures, [*outcomes, *(Outcome(n, n, "correct", float(n % 5 > 0), 1.0) for n in range(400))])
+    store.close()
+    told = json.loads(run(*asked, "--metric", "total_s", "--difference", "-0.1", "--json").stdout)
+    assert told["base"] == pytest.approx(2.5)
+    assert told["variance_of_a_unit"] == pytest.approx(0.25, rel=0.01)
+    assert told["units_per_arm_one_look"] == pytest.approx(2 * 0.25 * 7.849 / 0.1**2, rel=0.01)
+    rate = json.loads(run(*asked, "--difference", "0.05", "--json").stdout)
+    assert (rate["base"], rate["units_per_arm_one_look"]) == (pytest.approx(0.8), pytest.approx(1005, rel=0.02))
+    assert run(*asked, "--difference", "0").returncode == 2
 
 
 def test_the_trained_wording_wins_over_a_worse_one_through_a_server(tmp_path: Path) -> None:

@@ -109,6 +109,27 @@ def test_an_update_that_makes_answers_worse_is_held_back_by_the_gate(tmp_path: P
     assert ask(tmp_path, hub) == first
 
 
+def test_damage_is_found_said_and_repaired_from_where_it_came(tmp_path: Path, hub: Hub, demo_gguf: Path) -> None:
+    configure(tmp_path)
+    hub.push(REPO, {"demo-f16.gguf": demo_gguf.read_bytes()})
+    pulled = json.loads(run(tmp_path, hub, "models", "pull", "town-clerk", "--json").stdout)
+    blob = Path(pulled["path"]).resolve()
+    blob.chmod(0o644)
+    blob.write_bytes(b"\0" + blob.read_bytes()[1:])
+    found = run(tmp_path, hub, "models", "verify")
+    assert (found.returncode, "is damaged" in found.stdout, "--repair" in found.stderr) == (1, True, True)
+    repaired = run(tmp_path, hub, "models", "verify", "--repair")
+    assert (repaired.returncode, repaired.stdout.strip()) == (0, f"{pulled['reference']}: whole")
+    manifest = Path(pulled["path"]).parents[1] / "manifest.json"
+    manifest.write_text("{")
+    listed = run(tmp_path, hub, "models", "list")
+    assert listed.returncode == 0
+    assert f"{pulled['reference']} is damaged" in listed.stderr
+    assert "mistral-7b-instruct" in listed.stdout
+    assert run(tmp_path, hub, "models", "pull", "town-clerk").returncode == 0
+    assert run(tmp_path, hub, "models", "verify").returncode == 0
+
+
 def test_a_model_of_the_catalogue_that_is_not_here_says_how_to_get_it(tmp_path: Path, hub: Hub) -> None:
     configure(tmp_path)
     ended = run(tmp_path, hub, "ask", WHO)

@@ -1,6 +1,8 @@
 """`roundhouse evaluate` as a user runs it, with the demo model."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,22 @@ def test_answers_from_elsewhere_are_evaluated_by_a_scorer_of_ones_own(tmp_path: 
     (metric,) = json.loads(ended.stdout)["metrics"]
     assert metric["against"]["b"]["said"] == "higher"
     assert metric["variants"]["b"]["value"] == 2
+
+
+def test_a_scorer_in_the_present_folder_is_found_by_the_installed_command(tmp_path: Path, config: Path) -> None:
+    """`python -m` looks there by itself, a console script does not."""
+    (tmp_path / "data.csv").write_text("id,question\n" + "".join(f"{n},What is {n}?\n" for n in range(12)))
+    rows = "".join(f"{n},What is {n}?,x,xx\n" for n in range(12))
+    (tmp_path / "mine.csv").write_text(f"id,question,answer_a,answer_b\n{rows}")
+    (tmp_path / "checks.py").write_text("def long(given): return len(given.answer)\n")
+    command = [str(Path(sys.executable).parent / "roundhouse"), "evaluate", "mine.csv", "--dataset", "data.csv"]
+    command += ["--config", str(config), "--json", "--metric"]
+    ended = subprocess.run([*command, "checks:long"], cwd=tmp_path, capture_output=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    (metric,) = json.loads(ended.stdout)["metrics"]
+    assert metric["variants"]["b"]["value"] == 2
+    ended = subprocess.run([*command, "chex:long"], cwd=tmp_path, capture_output=True, timeout=60)
+    assert (ended.returncode, b"put its folder on PYTHONPATH" in ended.stderr) == (1, True)
 
 
 def crosses(given: object) -> int:

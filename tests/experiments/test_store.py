@@ -6,18 +6,33 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from roundhouse.core.errors import ConfigError, InvalidRequest, StoreError
+from roundhouse.database import Place
 from roundhouse.experiments.design import Arm, Experiment, assign, exposure_id, unit_id
 from roundhouse.experiments.recorder import Recorder
 from roundhouse.experiments.store import Exposure, Outcome, State, Store
 
 DESIGN = Experiment("e", (Arm("a"), Arm("b")), "ok", prompt="p")
+
+
+Opened: TypeAlias = Callable[[], Store]
+
+
+@pytest.fixture
+def opened(place: Place) -> Iterator[Opened]:
+    """One more store at the same place, each with a connection of its own."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(closing(Store(place)))
 
 
 def _exposure(number: int, arm: str = "a", unit: int = 0, served: str = "a", stratum: str = "1:m") -> Exposure:
@@ -62,8 +77,8 @@ def test_a_design_that_cannot_be_run_is_refused(fields: dict[str, object], messa
         Experiment(**asked)  # type: ignore[arg-type]
 
 
-def test_an_experiment_starts_stops_and_is_promoted_and_every_step_is_kept(tmp_path: Path) -> None:
-    store = Store(tmp_path / "x.sqlite")
+def test_an_experiment_starts_stops_and_is_promoted_and_every_step_is_kept(opened: Opened) -> None:
+    store = opened()
     with pytest.raises(InvalidRequest, match="never started"):
         store.stop("e", "why", 1)
     assert store.start(DESIGN, 1).state is State.RUNNING
@@ -82,8 +97,8 @@ def test_an_experiment_starts_stops_and_is_promoted_and_every_step_is_kept(tmp_p
     ]
 
 
-def test_sums_are_over_units_by_arm_and_stratum_and_fallbacks_are_kept_apart(tmp_path: Path) -> None:
-    store = Store(tmp_path / "x.sqlite")
+def test_sums_are_over_units_by_arm_and_stratum_and_fallbacks_are_kept_apart(opened: Opened) -> None:
+    store = opened()
     exposures = [
         _exposure(1, unit=7),
         _exposure(2, unit=7),
@@ -104,12 +119,48 @@ def test_sums_are_over_units_by_arm_and_stratum_and_fallbacks_are_kept_apart(tmp
     assert store.first_of("e", 1) is None
 
 
-def test_another_process_is_noticed(tmp_path: Path) -> None:
-    one, two = Store(tmp_path / "x.sqlite"), Store(tmp_path / "x.sqlite")
+def test_another_process_is_noticed(opened: Opened) -> None:
+    one, two = opened(), opened()
     before = one.changes()
     two.start(DESIGN, 1)
     assert one.changes() != before
     assert one.runs()["e"].state is State.RUNNING
+
+
+def test_what_is_written_twice_is_there_once_and_the_later_value_of_a_metric_counts(opened: Opened) -> None:
+    store = opened()
+    first, later = Outcome(1, 1, "ok", 1.0, 5.0), Outcome(1, 1, "ok", 0.0, 6.0)
+    for outcomes in ([first], [later], [first]):
+        store.write([_exposure(1)], outcomes)
+    assert store.sums("e", "ok")["a"]["1:m"].y == 0.0
+    assert store.counts("e") == {("1", "a"): 1}
+
+
+def test_an_outcome_that_comes_before_its_exposure_waits_for_it(opened: Opened) -> None:
+    store = opened()
+    store.write([_exposure(1, unit=7)], [Outcome(None, 1, "ok", 1.0, 5.0), Outcome(None, 2, "ok", 0.5, 5.0)])
+    store.write([], [Outcome(None, 2, "ok", 1.0, 6.0), Outcome(None, 2, "ok", 0.5, 5.5)])
+    sums = store.sums("e", "ok")["a"]["1:m"]
+    assert (sums.units, sums.y) == (1, 1.0)
+    store.write([_exposure(2, unit=8)], [])
+    sums = store.sums("e", "ok")["a"]["1:m"]
+    assert (sums.units, sums.y) == (2, 2.0)
+    assert store._db.query("SELECT * FROM early") == []
+
+
+def test_of_two_who_end_an_experiment_at_the_same_time_one_is_told_that_it_is_over(opened: Opened) -> None:
+    stores = [opened() for _ in range(4)]
+    stores[0].start(DESIGN, 1)
+
+    def stopped(store: Store) -> bool:
+        try:
+            store.stop("e", "enough", 2)
+        except InvalidRequest:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(stopped, stores)) == 1
 
 
 def test_a_file_that_is_newer_or_none_is_refused(tmp_path: Path) -> None:
@@ -124,9 +175,9 @@ def test_a_file_that_is_newer_or_none_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "y.sqlite")
 
 
-def test_the_recorder_writes_in_order_and_all_at_the_end(tmp_path: Path) -> None:
-    store = Store(tmp_path / "x.sqlite")
-    recorder = Recorder(Store(tmp_path / "x.sqlite"))
+def test_the_recorder_writes_in_order_and_all_at_the_end(opened: Opened) -> None:
+    store = opened()
+    recorder = Recorder(opened())
     for number in range(1, 2001):
         recorder.record(_exposure(number), Outcome(number, number, "ok", 1.0, 1))
     recorder.close()
@@ -139,7 +190,7 @@ def test_what_cannot_be_written_waits_and_is_written_later(tmp_path: Path) -> No
     store = Store(path)
     recorder = Recorder(store)
     blocker = sqlite3.connect(path, isolation_level=None)
-    store._db.execute("PRAGMA busy_timeout = 1")
+    store._db.query("PRAGMA busy_timeout = 1")
     blocker.execute("BEGIN IMMEDIATE")
     recorder.record(_exposure(1))
     recorder.flush()
@@ -177,8 +228,8 @@ def test_after_a_kill_at_any_moment_the_file_is_whole_and_what_was_flushed_is_th
     child.wait()
     child.stdout.close()
     store = Store(path)
-    assert store._query("PRAGMA integrity_check") == [("ok",)]
+    assert store._db.query("PRAGMA integrity_check") == [("ok",)]
     sums = store.sums("e", "ok")["a"]["1:m"]
     assert sums.units >= said
     assert sums.units % 100 == 0
-    assert store._query("SELECT COUNT(*) FROM exposures") == [(sums.units,)]
+    assert store._db.query("SELECT COUNT(*) FROM exposures") == [(sums.units,)]

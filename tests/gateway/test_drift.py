@@ -18,10 +18,12 @@ from roundhouse.core.errors import ConfigError, Error, InvalidRequest, ModelNotF
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.drift import baselines_path
 from roundhouse.gateway.webhook import Webhook
+from roundhouse.telemetry.events import RequestEnded
 from tests.fakes.http import Exchange, FakeServer, fake_server
 from tests.fakes.openai import answering
 
 LEARN = 100
+SLOW_S = 0.4  # far beyond what a busy machine adds to a request
 
 
 class Backend:
@@ -86,7 +88,7 @@ async def test_a_backend_that_becomes_slower_is_said_in_the_log_the_metrics_and_
         async with _house(drift) as (gateway, backends):
             await _ask(gateway, LEARN)
             assert _states(gateway)["one", "first_token_s"] == "steady"
-            backends["one"].delay_s = 0.1
+            backends["one"].delay_s = SLOW_S
             await _ask(gateway, 20)
             assert _states(gateway)["one", "first_token_s"] == "drifted"
             body = await asyncio.wait_for(told.get(), 10)
@@ -97,13 +99,36 @@ async def test_a_backend_that_becomes_slower_is_said_in_the_log_the_metrics_and_
             assert _states(gateway)["one", "first_token_s"] == "steady"
             assert 'roundhouse_drifted{metric="first_token_s",target="one"} 0.0' in gateway.metrics().decode()
     assert (body["event"], body["target"], body["metric"]) == ("drift", "one", "first_token_s")
-    assert body["now"] > 0.1 > body["usual"]
+    assert body["now"] > SLOW_S > body["usual"]
     assert "one has become slower: first token" in body["text"]
     assert again["event"] == "recovery"
     assert 'roundhouse_drifts_total{metric="first_token_s",target="one"} 1.0' in metrics
     assert 'roundhouse_drifted{metric="first_token_s",target="one"} 1.0' in metrics
     assert "one has become slower" in caplog.text
     assert "canary" not in caplog.text
+
+
+async def test_prompts_that_become_longer_are_no_slower_target_and_a_cached_prompt_is_a_short_one() -> None:
+    """By the tokens that were read, as the backend counted them: a request of 4,000, of which all but 100 were cached,
+    is like one of 100.
+    """
+
+    def ended(first_token_s: float, tokens: int, cached: int = 0) -> RequestEnded:
+        return RequestEnded("r", "answers", "one", "ok", 2.0, first_token_s=first_token_s, decoding_s=0.2,
+                            input_tokens=tokens, output_tokens=21, cached_tokens=cached)  # fmt: skip
+
+    async with _house({"slower": 1.25}) as (gateway, _):
+        assert gateway.drifts is not None
+        for number in range(LEARN + 500):
+            gateway.drifts.record(ended(0.05 + 1e-6 * number, 100 + number % 20))
+        for number in range(1000):
+            gateway.drifts.record(ended(1.9 + 1e-6 * number, 4000 + number % 20))
+        assert _states(gateway)["one", "first_token_s"] == "steady"
+        for _ in range(60):
+            gateway.drifts.record(ended(0.2, 4000, cached=3900))
+        assert _states(gateway)["one", "first_token_s"] == "drifted"
+        (told,) = [one for one in gateway.drifts.standing() if one["state"] == "drifted"]
+        assert (told["usual"], told["now"]) == (pytest.approx(0.05, rel=0.1), pytest.approx(0.2))
 
 
 async def test_failures_and_scores_are_watched_too() -> None:
@@ -146,7 +171,7 @@ async def test_what_is_usual_is_kept_over_a_restart_and_learned_anew_for_another
         async with Gateway(settings, watches=True) as gateway:
             await _ask(gateway, 1)
             assert _states(gateway)["one", "first_token_s"] == "steady"
-            backend.delay_s = 0.1
+            backend.delay_s = SLOW_S
             await _ask(gateway, 20)
             assert _states(gateway)["one", "first_token_s"] == "drifted"
             assert gateway.drifts is not None
@@ -185,7 +210,7 @@ async def test_a_disk_that_takes_nothing_costs_no_request(caplog: pytest.LogCapt
 async def test_others_are_asked_first_for_a_while_if_that_is_wanted() -> None:
     async with _house({"act": "avoid", "avoid_for": "1s"}, "one two") as (gateway, backends):
         assert set(await _ask(gateway, LEARN)) == {"one"}
-        backends["one"].delay_s = 0.1
+        backends["one"].delay_s = SLOW_S
         served = await _ask(gateway, 30)
         assert served[0] == "one"
         assert served[-1] == "two"
@@ -202,8 +227,8 @@ async def test_others_are_asked_first_for_a_while_if_that_is_wanted() -> None:
 async def test_the_last_target_is_asked_though_it_is_avoided() -> None:
     async with _house({"act": "avoid"}) as (gateway, backends):
         await _ask(gateway, LEARN)
-        backends["one"].delay_s = 0.1
-        assert set(await _ask(gateway, 30)) == {"one"}
+        backends["one"].delay_s = SLOW_S
+        assert set(await _ask(gateway, 15)) == {"one"}
 
 
 async def test_a_recent_switch_is_undone_if_that_is_wanted() -> None:
@@ -212,8 +237,8 @@ async def test_a_recent_switch_is_undone_if_that_is_wanted() -> None:
         switch = gateway.switch("answers", "two")
         assert switch.task is not None
         await switch.task
-        backends["two"].delay_s = 0.1
-        await _ask(gateway, 30)
+        backends["two"].delay_s = SLOW_S
+        await _ask(gateway, 15)
         async with asyncio.timeout(30):
             while (await _ask(gateway, 1)) != ["one"]:
                 await asyncio.sleep(0.05)
@@ -225,8 +250,8 @@ async def test_a_recent_switch_is_undone_if_that_is_wanted() -> None:
 async def test_where_there_was_no_switch_nothing_is_undone() -> None:
     async with _house({"act": "roll_back"}, "one two") as (gateway, backends):
         await _ask(gateway, LEARN)
-        backends["one"].delay_s = 0.1
-        assert set(await _ask(gateway, 30)) == {"one"}
+        backends["one"].delay_s = SLOW_S
+        assert set(await _ask(gateway, 15)) == {"one"}
         assert gateway.drifts is not None
         (told,) = [one for one in gateway.drifts.standing() if one["state"] == "drifted"]
         assert told["done"] == ""
@@ -270,7 +295,7 @@ async def test_a_reload_that_ends_the_watch_or_changes_the_target_takes_its_warn
         wanted = [_settings(servers, {"act": "avoid"}, ["one", "two"])]
         gateway = await stack.enter_async_context(Gateway(wanted[0], lambda: wanted[0], watches=True))
         await _ask(gateway, LEARN)
-        backends["one"].delay_s = 0.1
+        backends["one"].delay_s = SLOW_S
         assert (await _ask(gateway, 30))[-1] == "two"
         wanted[0] = _settings(servers, {"act": "avoid", "enabled": False}, ["one", "two"])
         gateway.reload()

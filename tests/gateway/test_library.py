@@ -10,11 +10,12 @@ import psutil
 import pytest
 
 import roundhouse
+from roundhouse.config import Settings
 from roundhouse.core import errors
 from roundhouse.experiments.design import Arm, Experiment
 from roundhouse.experiments.store import Store
+from roundhouse.gateway.keeping import experiments_place
 from roundhouse.gateway.steering import begin
-from roundhouse.gateway.trials import state_path
 from tests.conftest import VARO, WHO, rag_query
 
 QUESTION = rag_query(VARO, WHO)
@@ -175,7 +176,11 @@ def test_the_manager_asks_prompts_in_arms_and_takes_feedback() -> None:
         assert (before.answer.text, before.report.experiment) == (VARO, "")
         with pytest.raises(errors.InvalidRequest):
             manager.feedback(before.report.request_id, "correct", 1)
-        begin(state_path(), {"e": Experiment("e", (Arm("a"), Arm("b")), "correct", prompt="rag_query")}, "e")
+        begin(
+            experiments_place(Settings()),
+            {"e": Experiment("e", (Arm("a"), Arm("b")), "correct", prompt="rag_query")},
+            "e",
+        )
         time.sleep(0.6)  # what another process has begun is looked for twice a second
         asked = [manager.ask("rag_query", unit="ann", context=VARO, question=WHO) for _ in range(3)]
         assert {one.report.experiment for one in asked} == {"e"}
@@ -187,7 +192,7 @@ def test_the_manager_asks_prompts_in_arms_and_takes_feedback() -> None:
             manager.ask("no_such_prompt")
     finally:
         manager.close()
-    store = Store(state_path())
+    store = Store(experiments_place(Settings()))
     (sums,) = [sums["1:demo"] for sums in store.sums("e", "correct").values()]
     assert (sums.units, sums.m, sums.y) == (1, 3, 3)  # one unit with three right answers
     store.close()

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from roundhouse.config import load_text
+from roundhouse.config import Settings, load_text
 from roundhouse.core.chat import ChatRequest
 from roundhouse.core.errors import ConfigError, InvalidRequest
 from roundhouse.experiments.store import Exposure, Outcome, Store
 from roundhouse.gateway import Gateway, marking
+from roundhouse.gateway.keeping import experiments_place
 from roundhouse.gateway.marking import Marking
-from roundhouse.gateway.trials import Caller, designs_of, state_path
+from roundhouse.gateway.trials import Caller, designs_of
 from roundhouse.gateway.wordings import catalog_of
 from roundhouse.scoring.scorers import Scored
 from roundhouse.scoring.text import fits
@@ -143,7 +144,7 @@ async def test_answers_to_a_prompt_are_scored_with_its_variables(tmp_path: Path)
             ChatRequest(()), prompt="rag_query", variables={"context": VARO, "question": WHO}, caller=Caller("ann")
         )
         text = "".join([chunk.text async for chunk in reply.chunks])
-    store = Store(state_path())
+    store = Store(experiments_place(Settings()))
     assert sum(sums["1:demo"].y for sums in store.sums("e", "characters").values()) == len(text) > 0
     assert sum(sums["1:demo"].y for sums in store.sums("e", f"{__name__}:asked_for").values()) > 0
     store.close()

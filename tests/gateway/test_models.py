@@ -109,6 +109,8 @@ def test_what_is_asked_to_be_pulled(tmp_path: Path) -> None:
         models.order("nothing-such")
     with pytest.raises(InvalidRequest, match="built in"):
         models.order("demo")
+    with pytest.raises(InvalidRequest, match="no address"):
+        models.order("http://[x/y.gguf")
 
 
 def test_what_was_imported_has_no_source_to_update_from(tmp_path: Path, demo_gguf: Path) -> None:

@@ -191,6 +191,19 @@ async def test_a_canary_that_fails_is_undone_and_no_client_sees_it(tmp_path: Pat
         assert set(clients.served[before:]) == {"old"}
 
 
+async def test_a_canary_is_refused_where_only_one_fits() -> None:
+    """It would hold everybody for as long as it is to last, and reach nobody."""
+    entries = (_entry("old"), _entry("new"))
+    memory = {"memory_mib": int(1.5 * _mib(_settings(*entries)))}
+    async with Gateway(_settings(*entries, resources=memory)) as gateway, _under_load(gateway) as clients:
+        switch = await _over(gateway.switch("default", "new", Order(percent=50, for_s=30.0)))
+        assert "a canary needs old and new at the same time" in switch.error
+        assert switch.held_s == 0
+        before = len(clients.served)
+        await clients.until(lambda: len(clients.served) > before + 10)
+        assert set(clients.served) == {"old"}
+
+
 async def test_a_canary_that_nobody_asked_proves_nothing() -> None:
     async with Gateway(_settings(_entry("old"), _entry("new"))) as gateway:
         switch = await _over(gateway.switch("default", "new", Order(percent=50, for_s=0.1)))

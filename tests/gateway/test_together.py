@@ -73,6 +73,17 @@ async def test_one_callers_bad_text_is_not_anothers() -> None:
     assert isinstance(bad, errors.ContextTooLong)
 
 
+async def test_a_caller_who_leaves_a_call_that_fails_keeps_nobody_waiting() -> None:
+    """The texts are asked for one by one then; there is nobody any more to be given those of the first."""
+    embeddings, embedder, route = _embeddings()
+    leaving = asyncio.create_task(embeddings.embed(route, ["too long"]))
+    staying = asyncio.create_task(embeddings.embed(route, ["fine"]))
+    while not embedder.calls:
+        await asyncio.sleep(0)
+    leaving.cancel()
+    assert (await asyncio.wait_for(staying, 5)).vectors == [[4.0]]
+
+
 async def test_a_failing_backend_fails_all_who_asked_it() -> None:
     embeddings, _, route = _embeddings()
     got = await asyncio.gather(*(embeddings.embed(route, ["broken"]) for _ in range(3)), return_exceptions=True)

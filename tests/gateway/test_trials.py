@@ -1,22 +1,26 @@
 """Who is in which arm, what is recorded of an answer, and what a rule does: through the parts that a server uses."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from roundhouse.config import load_text
+from roundhouse.config import Settings, load_text
 from roundhouse.core import errors
-from roundhouse.core.chat import ChatRequest, Chunk, Timings, Usage
+from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Timings, Usage
 from roundhouse.core.report import Report
 from roundhouse.experiments.design import Allocation, Arm, Experiment
 from roundhouse.experiments.store import Exposure, Outcome, State, Store
 from roundhouse.gateway import Gateway
-from roundhouse.gateway.trials import Caller, Trials, designs_of, state_path
+from roundhouse.gateway.keeping import experiments_place
+from roundhouse.gateway.trials import Caller, Trials, designs_of
 from roundhouse.gateway.wordings import catalog_of
+from roundhouse.prompts.builtin import REFUSAL
 from roundhouse.routing.manager import Reply
 from tests.conftest import VARO, WHO
 
@@ -86,6 +90,37 @@ async def test_an_answer_leaves_its_exposure_and_what_was_measured(path: Path) -
     assert store.counts("e", served=True) == {("1", report.arm): 1}
 
 
+@pytest.mark.parametrize("metric", ["error", "total_s", "format"])
+async def test_what_the_house_measures_no_caller_tells_and_no_value_breaks_the_sums(path: Path, metric: str) -> None:
+    trials = _trials(path, replace(_design(), scorers=("format",)))
+    await _answer(trials)
+    with pytest.raises(errors.InvalidRequest, match="is not for a caller to tell"):
+        trials.feedback("r", metric, 0.0)
+    for value in (math.nan, math.inf, -1e300):
+        with pytest.raises(errors.InvalidRequest, match="at most 1e"):
+            trials.feedback("r", "ok", value)
+    await trials.aclose()
+    assert all(arm["1:m1"].y == 0 for arm in Store(path).sums("e", "error").values())
+
+
+async def test_live_refusals_are_those_that_evaluation_counts(path: Path) -> None:
+    trials = _trials(path, _design())
+    for number, text in enumerate(["I'm sorry, but I can't help with that.", REFUSAL, "It was built in 1871."]):
+        enrolled = trials.enrol(ChatRequest.of("q"), "p", Caller("ann"), 1, str(number))
+        assert enrolled is not None
+
+        async def said(text: str = text) -> Chunks:
+            yield Chunk(text)
+            yield Chunk(finish_reason="stop")
+
+        reply = trials.watch(Reply(said(), Report(str(number), "default", "one")), enrolled)
+        async with aclosing(reply.chunks) as chunks:
+            _ = [chunk async for chunk in chunks]
+    await trials.aclose()
+    (told,) = Store(path).sums("e", "refusal").values()
+    assert (told["1:m1"].y, told["1:m1"].m) == (2, 3)
+
+
 async def test_a_failure_is_an_outcome_and_a_caller_who_left_is_not(path: Path) -> None:
     trials = _trials(path, _design())
     report = await _answer(trials, fail=errors.StreamBroken("cut"), request_id="broken")
@@ -99,7 +134,7 @@ async def test_a_failure_is_an_outcome_and_a_caller_who_left_is_not(path: Path) 
     store = Store(path)
     assert store.sums("e", "error")[report.arm]["1:m1"].y == 1
     assert store.sums("e", "error")[report.arm]["1:m1"].m == 1
-    assert store._query("SELECT COUNT(*) FROM exposures") == [(3,)]
+    assert store._db.query("SELECT COUNT(*) FROM exposures") == [(3,)]
 
 
 async def test_what_a_fallback_answered_counts_by_intention_alone(path: Path) -> None:
@@ -154,12 +189,12 @@ async def test_stopping_and_promoting_by_another_process_takes_effect(path: Path
     trials = _trials(path, _design())
     store = Store(path)
     store.promote("e", "b", "by hand", 2.0)
-    trials._reread_at = 0.0
+    trials._known._reread_at = 0.0
     enrolled = [trials.enrol(ChatRequest.of("q"), "p", Caller(f"u{n}"), 1, str(n)) for n in range(20)]
     assert {one.arm.name for one in enrolled if one} == {"b"}
     assert {one.prompt for one in enrolled if one} == {"p2"}
     store.stop("e", "enough", 3.0)
-    trials._reread_at = 0.0
+    trials._known._reread_at = 0.0
     assert trials.enrol(ChatRequest.of("q"), "p", Caller("u"), 1, "x") is None
     await trials.aclose()
     assert store.counts("e") == {}
@@ -260,7 +295,7 @@ async def test_through_the_gateway_both_arms_answer_and_the_report_says_which() 
             arms: {long: {}, short: {prompt: short, settings: {max_tokens: 3}}}
     """
     settings = load_text(text)
-    Store(state_path()).start(designs_of(settings, catalog_of(settings))["e"], 1.0)
+    Store(experiments_place(Settings())).start(designs_of(settings, catalog_of(settings))["e"], 1.0)
     seen: dict[str, str] = {}
     async with Gateway(settings) as gateway:
         while len(seen) < 2:
@@ -283,7 +318,7 @@ async def test_a_prompt_that_does_not_fit_in_its_arms_words_counts_as_that_arms_
           e: {prompt: rag_query, metric: error, arms: {now: {weight: 0}, long: {prompt: NAME}}}
     """.replace("LONG", "many words " * 300).replace("NAME", name)
     settings = load_text(text)
-    Store(state_path()).start(designs_of(settings, catalog_of(settings))["e"], 1.0)
+    Store(experiments_place(Settings())).start(designs_of(settings, catalog_of(settings))["e"], 1.0)
     values = {"context": VARO, "question": WHO}
     async with Gateway(settings) as gateway:
         with pytest.raises(errors.ContextTooLong):
@@ -292,7 +327,7 @@ async def test_a_prompt_that_does_not_fit_in_its_arms_words_counts_as_that_arms_
                 _ = [chunk async for chunk in chunks]
         with pytest.raises(errors.TemplateError):
             await gateway.converse(ChatRequest(()), prompt="rag_query", variables={"x": 1}, caller=Caller())
-    found = Store(state_path()).sums("e", "error")["long"]
+    found = Store(experiments_place(Settings())).sums("e", "error")["long"]
     assert [(sums.m, sums.y) for sums in found.values()] == [(1, 1)]
 
 

@@ -1,6 +1,7 @@
 """What nobody asks for: a hung engine is ended and started again, replicas come with the load and go after it."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from typing import Any
@@ -14,6 +15,7 @@ from roundhouse.engines import launch
 from roundhouse.engines.spares import Spares
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.demo import demo_gguf
+from roundhouse.routing import upkeep
 from roundhouse.routing.scaling import Scaler, ScalingPolicy
 
 REQUEST = ChatRequest.of("Hello.", sampling=Sampling(max_tokens=8))
@@ -52,6 +54,21 @@ async def test_an_engine_that_is_slow_but_works_is_left_alone() -> None:
         assert any(isinstance(result, Error) for result in results)
         await asyncio.sleep(0.2)
         assert replica.engine.pid == pid
+
+
+async def test_an_engine_that_computes_and_never_answers_is_ended_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadlock of threads that spin looks like work; that nobody got a token for minutes does not."""
+    monkeypatch.setattr(upkeep, "_FRUITLESS_S", 0.5)
+    monkeypatch.setattr(upkeep, "_IDLE_SHARE", -1.0)
+    async with _house(timeout=0.001, n_parallel=1) as gateway:
+        await gateway.load("llamacpp")
+        (replica,) = gateway._open_manager.targets["llamacpp"].replicas
+        pid = replica.engine.pid
+        async with asyncio.timeout(30):
+            while replica.engine.pid == pid:
+                replica.gave_at = 0.0  # a token that came in time after all
+                with contextlib.suppress(Error):
+                    await gateway.generate(REQUEST)
 
 
 async def test_replicas_come_with_the_load_and_go_after_it() -> None:

@@ -95,7 +95,7 @@ recorder.close()
 
 
 def test_a_locked_file_loses_nothing(path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roundhouse.history.store._BUSY_S", 0.05)
+    monkeypatch.setattr("roundhouse.history.store._LIMIT_S", 0.05)
     Writer(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -115,8 +115,8 @@ def test_a_full_disk_costs_bounded_memory_and_is_said_once(
     recorder.record(ended(request_id="before"))
     recorder.flush()
     assert recorder._writer is not None
-    pages = recorder._writer._db.execute("PRAGMA page_count").fetchone()[0]
-    recorder._writer._db.execute(f"PRAGMA max_page_count={pages}")
+    pages = recorder._writer._db.query("PRAGMA page_count")[0][0]
+    recorder._writer._db.query(f"PRAGMA max_page_count={pages}")
     for number in range(5):
         recorder.record(ended(request_id=f"{number}" * 3000))
     recorder.flush()

@@ -1,6 +1,7 @@
 """Prompts as files: what is wrong is told with file, line and the near name; labels move, versions stay."""
 
 import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,15 @@ from roundhouse.prompts.shelf import move_label, open_shelf
         ("---\nvariable: {}\n---\nx", 'line 2: .*unknown key "variable"; did you mean "variables"'),
         ("---\nvariables:\n  a: {typ: text}\n---\n{a}", 'line 3: .*unknown key "typ"; did you mean "type"'),
         ("---\nvariables:\n  a: {type: txt}\n---\n{a}", "line 3: .*Invalid enum value 'txt'"),
-        ("---\nvariables: {a: txt}\n---\n{a}", '"txt" is no type; did you mean "text"'),
-        ("---\nvariables: {a: {type: integer, default: x}}\n---\n{a}", "must be a whole number, not str"),
+        ("---\nvariables: {a: txt}\n---\n{a}", 'line 2: variable "a": "txt" is no type; did you mean "text"'),
+        (
+            "---\nvariables: {a: {type: integer, default: x}}\n---\n{a}",
+            "line 2: its default: .* must be a whole number",
+        ),
+        ("---\nvariables:\n  a: {enum: [b], default: c}\n---\n{a}", "line 3: its default: .* must be one of b"),
+        ("---\nvariables: {qestion: text}\n---\n{question}", '"qestion" that is declared; did you mean "question"'),
+        ("---\ndescription: a\ndescription: b\n---\nx", 'line 3: the key "description" stands here twice'),
+        ("<!-- system -->\ns\n\n<!-- uesr -->\nx", 'line 4: "uesr" is no role; did you mean "user"'),
         ("---\nsampling: {temperature: 9}\n---\nx", "line 2: sampling.temperature: Expected `float` <= 2"),
         ("---\na: &x 1\nb: *x\n---\nx", "line 3: aliases are not allowed"),
         ("---\na: [\n---\nx", "line 3"),
@@ -82,6 +90,41 @@ def test_what_is_no_text_or_too_large_or_absent_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_bytes(b"x" * (2 << 20))
     with pytest.raises(TemplateError, match="is larger than"):
         read_folder(tmp_path)
+
+
+def test_pipes_loops_and_links_to_nowhere_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("x")
+    (tmp_path / "partials").mkdir()
+    os.mkfifo(tmp_path / "partials" / "p.md")
+    with pytest.raises(TemplateError, match=r"p\.md is no file"):
+        read_folder(tmp_path)
+    (tmp_path / "partials" / "p.md").unlink()
+    (tmp_path / "partials" / "loop.md").symlink_to("loop.md")
+    with pytest.raises(TemplateError, match=r"loop\.md is no file, or a link that leads to none"):
+        read_folder(tmp_path)
+    (tmp_path / "partials" / "loop.md").unlink()
+    (tmp_path / "labels.yaml").write_bytes(b"a: {x: y}\n" * 200_000)
+    with pytest.raises(TemplateError, match="larger than 1024 KiB"):
+        open_shelf(tmp_path)
+
+
+def test_line_ends_marks_of_order_and_cases_of_roles_are_as_editors_write_them() -> None:
+    text = (
+        "---\nvariables: {n: {type: integer, enum: [1, 2], default: 2}}\n---\n<!-- System -->\nS {n}\n<!-- note -->\n"
+    )
+    text += "<!-- USER -->\nx"
+    (prompt,) = read_texts({"p.md": text}, {}).values()
+    told = prompt.prepare({}).wording("llama3")
+    assert [(one.role, one.content) for one in told.messages] == [("system", "S 2\n<!-- note -->"), ("user", "x")]
+    with pytest.raises(TemplateError, match="must be one of 1, 2"):
+        prompt.prepare({"n": 3})
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_file_is_the_same_whatever_its_line_ends(tmp_path: Path, end: str) -> None:
+    (tmp_path / "a.md").write_bytes(b"\xef\xbb\xbf" + f"---{end}description: d{end}---{end}one{end}two{end}".encode())
+    (prompt,) = read_folder(tmp_path).values()
+    assert (prompt.description, prompt.prepare({}).wording("mistral").text) == ("d", "one\ntwo")
 
 
 def test_a_label_moves_and_goes_back_and_an_old_version_stays_what_it_was(tmp_path: Path) -> None:

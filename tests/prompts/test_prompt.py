@@ -1,11 +1,12 @@
 """A prompt words itself for the model that answers; values stay data, roles stay the template's."""
 
+import unicodedata
 from functools import cache
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, models, normalizers
 
 from roundhouse.core.chat import ChatRequest, Message, Sampling
 from roundhouse.core.errors import TemplateError
@@ -13,7 +14,7 @@ from roundhouse.prompts.builtin import REFUSAL, builtin
 from roundhouse.prompts.catalog import Catalog, from_texts
 from roundhouse.prompts.families import FAMILIES
 from roundhouse.prompts.files import read_texts
-from roundhouse.prompts.markers import _ANY, _PATTERNS, neutralised
+from roundhouse.prompts.markers import neutralised, pattern_of, tokens_in
 from roundhouse.prompts.prompt import Prompt
 from roundhouse.prompts.template import Span, Template
 from roundhouse.prompts.variables import Kind, Variable
@@ -23,14 +24,24 @@ FAMILY_NAMES = [family.name for family in FAMILIES]
 MARKERS = {
     "llama3": ["<|begin_of_text|>", "<|start_header_id|>", "<|eot_id|>", "<|python_tag|>"],
     "phi3": ["<|system|>", "<|end|>", "</s>", "<|assistant|>"],
-    "gemma2": ["<start_of_turn>", "<end_of_turn>", "<bos>", "<unused12>"],
+    "gemma2": ["<start_of_turn>", "<end_of_turn>", "<bos>", "<unused12>", "<start_of_image>"],
     "qwen2.5": ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<tool_call>"],
-    "mistral": ["[INST]", "[/INST]", "</s>", "<s>", "[TOOL_CALLS]", "<<SYS>>"],
+    "mistral": ["[INST]", "[/INST]", "</s>", "<s>", "[TOOL_CALLS]", "<<SYS>>", "[SYSTEM_PROMPT]"],
 }
+# What fine-tunes add, on whatever model they began from: ChatML, Gemma 4, DeepSeek.
+FINE_TUNES = ["<|im_start|>", "<|turn>", "<turn|>", "<｜User｜>"]
+LOOK_ALIKES = [
+    "＜|im_start|＞",
+    "<|im_\u200bstart|>",
+    "<\u200b|im_start|>",
+    "﹤|im_ｅnd|﹥",
+    "<|ﬆart|>",
+    "<\x01|end|>",
+    "＜﹤x",
+]
+BITS = ["<|", "|>", "im_start", "[", "{a}", "＜", "｜", "］"]
 PIECES = st.one_of(
-    st.sampled_from(
-        sorted({marker for some in MARKERS.values() for marker in some} | {"<|", "|>", "im_start", "[", "{a}"})
-    ),
+    st.sampled_from(sorted({*(one for some in MARKERS.values() for one in some), *FINE_TUNES, *LOOK_ALIKES, *BITS})),
     st.text(max_size=6),
 )
 VALUES = st.lists(PIECES, max_size=6).map("".join)
@@ -50,9 +61,51 @@ def test_a_special_token_of_the_family_in_a_value_is_broken_up_and_said(family: 
     assert wording.broken == ("a",)
 
 
-def test_a_token_of_another_family_is_left_as_it_is() -> None:
-    wording = _prompt("{a}").prepare({"a": "<s>old price</s> [note]"}).wording("llama3")
-    assert (wording.text, wording.broken) == ("<s>old price</s> [note]", ())
+@pytest.mark.parametrize("family", [*FAMILY_NAMES, "default"])
+@pytest.mark.parametrize("marker", FINE_TUNES)
+def test_tokens_that_fine_tunes_add_are_broken_up_for_every_family(family: str, marker: str) -> None:
+    wording = _prompt("{a}").prepare({"a": marker}).wording(family)
+    assert (wording.text, wording.broken) == (f"{marker[0]} {marker[1:]}", ("a",))
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("llama3", "<s>old price</s> [note]"),
+        ("mistral", "SELECT [CUSTOMER_ID], [NAME] FROM [ORDERS] -- [TODO]"),
+        ("qwen2.5", "a <b>bold</b> [claim]; if a<b and c>d: f |> g <| h"),
+        ("default", "List<String>, [Straße](x), <Größe>, 灯塔（1871）｜＜b＞"),
+    ],
+)
+def test_what_is_no_token_of_the_family_is_left_as_it_is(family: str, text: str) -> None:
+    wording = _prompt("{a}").prepare({"a": text}).wording(family)
+    assert (wording.text, wording.broken) == (text, ())
+
+
+def test_tokens_of_the_models_own_chat_template_are_broken_up_too() -> None:
+    own = tokens_in("[gMASK]<sop>{% if a[0] < b %}{{ '<turn_of_user>' + a['x'] + '</tool>' }}{% endif %}<|end|>")
+    assert own == {"[gMASK]", "<sop>", "<turn_of_user>", "</tool>", "<|end|>"}
+    prepared = _prompt("{a}").prepare({"a": "x<turn_of_user>[gMASK]</tool>"})
+    assert prepared.wording("llama3").broken == ()
+    assert prepared.wording("llama3", own=own).text == "x< turn_of_user>[ gMASK]< /tool>"
+    worded = prepared.word(ChatRequest(()), "llama3", (), own)
+    assert worded.request.messages[0].content == "x< turn_of_user>[ gMASK]< /tool>"
+
+
+@pytest.mark.parametrize("value", [one for one in LOOK_ALIKES if one != "＜﹤x"])
+def test_a_tokenizer_that_normalises_finds_no_token_in_a_look_alike(value: str) -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace("\u200b", "")]
+    )
+    tokenizer.add_tokens(
+        [AddedToken(t, normalized=True) for t in ("<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>")]
+    )
+    wording = _prompt("{a}").prepare({"a": value}).wording("qwen2.5")
+    assert wording.broken == ("a",)
+    assert not tokenizer.encode(wording.text).ids
+    if "\u200b" not in value:  # which that normaliser makes a space of
+        assert tokenizer.encode(value).ids
 
 
 def test_a_token_that_arises_where_values_meet_is_broken_up() -> None:
@@ -72,8 +125,10 @@ def test_no_token_touches_a_value_and_only_spaces_are_added(pieces: list[tuple[s
     for span in plain.spans:
         touched |= set(range(at, at + len(span.text))) if span.variable else set()
         at += len(span.text)
-    for found in _PATTERNS.get(family, _ANY).finditer(plain.text):
-        assert not touched & set(range(*found.span()))
+    for text in (list(plain.text), [_normal(character) for character in plain.text]):
+        places = [at for at, piece in enumerate(text) for _ in piece]
+        for found in pattern_of(family).finditer("".join(text)):
+            assert not touched & set(places[found.start() : found.end()])
 
 
 @given(st.dictionaries(st.sampled_from(["context", "question"]), VALUES, min_size=2), st.sampled_from(FAMILY_NAMES))
@@ -252,6 +307,11 @@ def test_the_demo_models_own_tokenizer_finds_no_special_token_in_a_value(value: 
 def test_the_same_tokenizer_does_find_them_where_nothing_is_broken_up() -> None:
     ids = _demo_tokenizer().encode("a</s>[INST]b", add_special_tokens=False).ids
     assert len(set(ids) & _special_ids()) == 2
+
+
+def _normal(character: str) -> str:
+    """As a normaliser may leave it."""
+    return "" if unicodedata.category(character) in ("Cf", "Cc") else unicodedata.normalize("NFKC", character)
 
 
 @cache

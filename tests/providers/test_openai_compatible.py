@@ -293,6 +293,25 @@ async def test_a_request_cancelled_before_the_headers_hangs_up_too() -> None:
             await asking
 
 
+async def test_a_large_answer_that_comes_in_pieces_is_read_whole() -> None:
+    """64 vectors of 4,096 numbers are megabytes, which no socket gives at once."""
+    body = json.dumps({"data": [{"index": at, "embedding": [0.125] * 4096} for at in range(64)]}).encode()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.start(200, "application/json", content_length=str(len(body)))
+        for begun in range(0, len(body), 100_000):
+            await exchange.send(body[begun : begun + 100_000])
+            await asyncio.sleep(0)
+
+    async with fake_server(script) as server:
+        client = OpenAICompatibleClient(Endpoint("t", server.url, "m"))
+        try:
+            vectors = await client.aembed(["x"] * 64)
+        finally:
+            await client.aclose()
+    assert [len(vector) for vector in vectors] == [4096] * 64
+
+
 async def test_embeddings_come_in_the_order_of_the_texts() -> None:
     body = {"data": [{"index": 1, "embedding": [2.0]}, {"index": 0, "embedding": [1.0]}]}
     async with fake_server(_answer(200, body)) as server:

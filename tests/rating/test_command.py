@@ -260,6 +260,37 @@ experiments:
     assert b'did you mean "wording"' in run(*asked, "--experiment", "wordin").stderr
 
 
+def test_answers_of_a_prompt_that_was_edited_since_are_another_variants(tmp_path: Path) -> None:
+    config, out = tmp_path / "c.yaml", tmp_path / "a.jsonl"
+    written = (
+        "llm: {providers: [{type: llamacpp, model: demo}], prompt_templates: {rag_query: '{question} %s{context}'}}"
+    )
+    asked = ("rate", "answer", "--out", str(out), "--config", str(config), "--count", "2")
+    asked = (*asked, "--variant", "now", "--variant", "cold,temperature=0")
+    config.write_text(written % "")
+    assert run(*asked).returncode == 0
+    made = [json.loads(line)["made_by"] for line in out.read_text().splitlines()]
+    assert {(one["prompt"], one["model"]) for one in made} == {("rag_query", "demo")}
+    assert len({one["version"] for one in made}) == 1
+    config.write_text(written % "By this: ")
+    before = out.read_bytes()
+    ended = run(*asked)
+    assert (ended.returncode, out.read_bytes()) == (1, before)
+    assert b'"now" was made otherwise' in ended.stderr
+
+
+def test_a_context_that_was_cut_is_said(tmp_path: Path) -> None:
+    dataset, out = tmp_path / "d.jsonl", tmp_path / "a.jsonl"
+    long = "\n\n".join(f"The lighthouse of Varo{n} was built in {n}." for n in range(400))
+    dataset.write_text(json.dumps({"question": "When was the lighthouse of Varo7 built?", "context": long}) + "\n")
+    asked = ("rate", "answer", "--out", str(out), "--dataset", str(dataset))
+    ended = run(*asked, "--variant", "one", "--variant", "two,max_tokens=20")
+    assert ended.returncode == 0
+    assert b"one: 1 of these were asked about a part of their context" in ended.stderr
+    (cut,) = json.loads(out.read_text().splitlines()[0])["cut"]
+    assert "of 400 paragraphs" in cut
+
+
 def test_a_variant_that_cannot_answer_is_said_and_the_others_are_kept(tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
     asked = ("rate", "answer", "--out", str(out), "--count", "2", "--variant", "one", "--variant")

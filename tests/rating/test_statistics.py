@@ -168,9 +168,13 @@ def test_the_ranking_has_intervals_and_is_finite_where_one_always_wins() -> None
     found = strengths(["a", "b", "c"], told)
     assert found is not None
     assert [one.variant for one in found] == ["a", "b", "c"]
-    assert all(one.low <= one.points <= one.high for one in found)
+    assert all(one.low is not None and one.high is not None for one in found)
+    assert all((one.low or 0) < one.points < (one.high or 0) < math.inf for one in found)
     assert sum(one.points for one in found) == pytest.approx(3000)
-    assert math.isfinite(found[0].high)
+    few = strengths(["a", "b", "c"], [one for one in told if one.comparison.question in ("q0", "q1")])
+    assert few is not None
+    assert [(one.low, one.high) for one in few] == [(None, None)] * 3
+    assert few[0].said.endswith(", too few questions for an interval")
 
 
 def test_variants_that_no_judgement_connects_are_not_ranked() -> None:

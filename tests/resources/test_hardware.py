@@ -101,6 +101,9 @@ class _FakeNVML:
     def nvmlDeviceGetUUID(self, handle: int) -> bytes:
         return f"GPU-{handle}abc".encode()
 
+    def nvmlDeviceGetMigMode(self, handle: int) -> tuple[int, int]:
+        raise self.NVMLError
+
     def nvmlDeviceGetName(self, handle: int) -> str:
         return f"Card {handle}"
 
@@ -136,3 +139,76 @@ def test_gpus_are_those_that_a_child_would_see(
     assert [gpu.name for gpu in found] == names
     assert [gpu.index for gpu in found] == list(range(len(names)))
     assert {gpu.name: gpu.utilisation for gpu in found} == {name: 0.5 if name == "Card 0" else None for name in names}
+
+
+class _FakeDivided(_FakeNVML):
+    """The first card is divided: two of its seven possible instances were made, handles 10 and 12."""
+
+    def nvmlDeviceGetUUID(self, handle: int) -> bytes:
+        return f"{'MIG' if handle >= 10 else 'GPU'}-{handle}abc".encode()
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> tuple[int, int]:
+        return (0 if handle else 1), 1
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: int) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: int, number: int) -> int:
+        if number not in (0, 2):
+            raise self.NVMLError
+        return 10 + number
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(total=handle * GIB, free=handle * GIB)
+
+
+@pytest.mark.parametrize(
+    ("visible", "uuids"),
+    [
+        (None, ["MIG-10abc", "MIG-12abc", "GPU-1abc"]),
+        ("MIG-12", ["MIG-12abc"]),
+        ("0", ["MIG-10abc"]),
+        ("1,MIG-12abc", ["GPU-1abc", "MIG-12abc"]),
+        ("MIG-99", []),
+    ],
+)
+def test_a_divided_card_is_its_parts(monkeypatch: pytest.MonkeyPatch, visible: str | None, uuids: list[str]) -> None:
+    """Each with its own memory: the whole of it can be used by nobody."""
+    monkeypatch.setitem(sys.modules, "pynvml", _FakeDivided())
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = hardware.gpus()
+    assert [gpu.uuid for gpu in found] == uuids
+    assert [gpu.total_bytes for gpu in found] == [
+        {"MIG-10abc": 10, "MIG-12abc": 12, "GPU-1abc": 1}[uuid] * GIB for uuid in uuids
+    ]
+
+
+class _FakeBroken(_FakeNVML):
+    """`fails` names the call that the driver refuses."""
+
+    def __init__(self, fails: str) -> None:
+        def refuse(*arguments: object) -> None:
+            raise self.NVMLError(fails)
+
+        setattr(self, fails, refuse)
+
+
+@pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID"])
+def test_a_driver_that_does_not_answer_is_the_same_as_none(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", _FakeBroken(fails))
+    assert hardware.gpus() == ()
+    assert hardware.devices()[0].kind == "cpu"
+
+
+def test_a_driver_that_does_not_let_go_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", _FakeBroken("nvmlShutdown"))
+    assert len(hardware.gpus()) == 2
+
+
+def test_a_card_without_memory_of_its_own_is_not_planned_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", _FakeBroken("nvmlDeviceGetMemoryInfo"))
+    assert hardware.gpus() == ()

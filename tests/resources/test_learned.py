@@ -39,7 +39,19 @@ def test_two_processes_that_learn_keep_what_both_saw(tmp_path: Path) -> None:
     assert set(json.loads(path.read_text())["loads"]) == {"a", "b"}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99, "loads": {}}', '{"version": 1, "loads": {"a": 3}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"version": 99, "loads": {}}',
+        '{"version": 1, "loads": {"a": 3}}',
+        '{"version": 1, "loads": {"a": {"predicted": {"cpu": 1}, "taken": {"cpu": 1e999}}}}',
+    ],
+    ids=["empty", "cut", "no table", "deep", "another version", "no load", "endless"],
+)
 def test_a_broken_file_is_the_same_as_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "loads.json"
     path.write_text(text)

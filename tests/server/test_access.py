@@ -153,6 +153,45 @@ def test_an_allowed_site_gets_cors_headers_and_its_preflight(guarded: Guarded) -
     assert "authorization" in asked.headers["access-control-allow-headers"]
 
 
+def test_a_page_of_another_port_is_another_page(guarded: Guarded) -> None:
+    """To a browser http://localhost:3000 is the same site as we are, and yet somebody else's program."""
+    assert _get(guarded, "/healthz", **{"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}).status_code == 403
+    assert _get(guarded, "/healthz", origin="http://127.0.0.1:1").status_code == 403
+
+
+def test_a_preflight_allows_what_the_client_of_an_allowed_page_sends(guarded: Guarded) -> None:
+    asked = {
+        "origin": "https://app.example.com",
+        "access-control-request-headers": "authorization,x-stainless-os,anthropic-version",
+        "access-control-request-private-network": "true",
+    }
+    allowed = httpx.options(guarded.root + "/v1/chat/completions", headers=asked).headers
+    assert "x-stainless-os" in allowed["access-control-allow-headers"]
+    assert allowed["access-control-allow-private-network"] == "true"
+
+
+def test_without_keys_an_allowed_page_asks_models_and_orders_nothing(tmp_path: Path) -> None:
+    site, config = {"origin": "https://app.example.com"}, tmp_path / "c.yaml"
+    with in_thread(fake_server(answering)) as fake:
+        config.write_text(
+            f"llm: {{providers: [{{type: openai, name: able, model: m, endpoint: '{fake.url}'}}]}}\n"
+            f"server: {{origins: ['{site['origin']}']}}\nauth: {{keys_file: keys.json}}\n"
+        )
+        with serve(config) as served:
+            root = served.url.removesuffix("/v1")
+            assert httpx.post(served.url + "/chat/completions", json={"messages": HELLO}, headers=site).is_success
+            for path, body in (("/admin/unload", {"target": "able"}), ("/admin/reload", {})):
+                assert httpx.post(root + path, json=body, headers=site).status_code == 403
+            assert httpx.get(root + "/admin/state", headers=site).status_code == 403
+            assert httpx.get(root + "/admin/state").status_code == 200
+
+
+def test_a_head_request_wants_what_a_get_wants(guarded: Guarded) -> None:
+    assert httpx.head(guarded.root + "/healthz").status_code == 200
+    assert httpx.head(guarded.root + "/v1/models").status_code == 401
+    assert httpx.head(guarded.root + "/v1/models", headers={"x-api-key": CONFIGURED}).status_code == 200
+
+
 def test_every_answer_has_the_security_headers(guarded: Guarded) -> None:
     for path in ("/healthz", "/", "/v1/models", "/nope"):
         headers = _get(guarded, path, accept="text/html").headers

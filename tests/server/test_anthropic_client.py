@@ -1,5 +1,6 @@
 """The official Anthropic client works over any backend."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,6 +89,41 @@ def test_thinking_and_images(client: anthropic.Anthropic) -> None:
         model="default", max_tokens=10, messages=[{"role": "user", "content": [{"type": "text", "text": "?"}, image]}]
     )
     assert _text(seen) == "You said: 1 image."
+
+
+def test_what_its_own_servers_would_do_is_said_and_not_sent_on(
+    able: tuple[Served, FakeServer], client: anthropic.Anthropic
+) -> None:
+    """Programs made for it send these with every request; a backend of another wire would refuse them."""
+    theirs: Any = {"thinking": {"type": "enabled", "budget_tokens": 1024}, "service_tier": "auto"}
+    told: Any = client.messages.create(model="default", max_tokens=2000, messages=HELLO, **theirs)
+    assert [warning.partition(" ")[0] for warning in told.roundhouse["warnings"]] == ["service_tier", "thinking"]
+    assert not {"thinking", "service_tier"} & set(able[1].seen[-1].json)
+    choice: Any = {"type": "any", "disable_parallel_tool_use": True}
+    client.messages.create(model="default", max_tokens=9, messages=HELLO, tools=[TOOL], tool_choice=choice)
+    sent = able[1].seen[-1].json
+    assert (sent["tool_choice"], sent["parallel_tool_calls"]) == ("required", False)
+
+
+def test_documents_of_text_are_read_and_others_refused(
+    able: tuple[Served, FakeServer], client: anthropic.Anthropic
+) -> None:
+    def asked(source: Any) -> Any:
+        content: Any = [{"type": "document", "title": "Varo", "source": source}, {"type": "text", "text": "Who?"}]
+        return client.messages.create(model="default", max_tokens=9, messages=[{"role": "user", "content": content}])
+
+    asked({"type": "text", "media_type": "text/plain", "data": "Built in 1871. "})
+    assert able[1].seen[-1].json["messages"][0]["content"] == "Varo\n\nBuilt in 1871. Who?"
+    with pytest.raises(anthropic.BadRequestError, match="documents must be of type text"):
+        asked({"type": "base64", "media_type": "application/pdf", "data": "AA=="})
+
+
+def test_a_schema_binds_the_answer_and_its_id_is_where_the_client_looks(demo: anthropic.Anthropic) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}
+    config: Any = {"format": {"type": "json_schema", "schema": schema}}
+    told = demo.messages.create(model="default", max_tokens=60, messages=MESSAGES, output_config=config)
+    assert set(json.loads(_text(told))) == {"n"}
+    assert told._request_id == told.id.removeprefix("msg_")
 
 
 def test_errors_are_anthropics(demo: anthropic.Anthropic) -> None:

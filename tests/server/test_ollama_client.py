@@ -88,9 +88,20 @@ def test_models_are_listed_and_shown(demo: ollama.Client) -> None:
     assert details is not None
     assert (details.format, details.family) == ("gguf", "llama")
     shown = demo.show("demo")
-    assert shown.capabilities == ["completion", "tools"]
+    assert shown.capabilities == ["completion"]  # its template has no place for tools
     assert shown.modelinfo is not None
     assert shown.modelinfo["llama.context_length"] > 0
+    assert 4e6 < shown.modelinfo["general.parameter_count"] < 7e6
+
+
+def test_where_a_model_lies_is_not_told(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("llm: {providers: [{type: llamacpp, model: /srv/models/of/ann/mistral.gguf, name: m}]}\n")
+    with serve(config) as served:
+        root = served.url.removesuffix("/v1")
+        for told in (httpx.post(root + "/api/show", json={"model": "m"}), httpx.get(root + "/api/tags")):
+            assert "mistral.gguf" in told.text
+            assert "/srv/models" not in told.text
 
 
 def test_tools_and_thinking_and_images(client: ollama.Client) -> None:
@@ -146,4 +157,7 @@ def test_programs_made_for_ollama_find_it(served: Served) -> None:
     root = served.url.removesuffix("/v1")
     assert httpx.get(root).text == "Ollama is running"
     assert httpx.head(root).status_code == 200
-    assert httpx.get(root + "/api/version").json()["version"]
+    told = httpx.get(root + "/api/version").json()
+    assert tuple(map(int, told["version"].split("."))) >= (0, 6, 4)  # what editors ask for at least
+    assert told["roundhouse"]
+    assert httpx.head(root + "/api/tags").status_code == 200

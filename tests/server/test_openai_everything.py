@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
 from tests.conftest import VARO, WHO, rag_query
-from tests.fakes.http import FakeServer
-from tests.server.conftest import Served
+from tests.fakes.http import Exchange, FakeServer, fake_server
+from tests.fakes.threads import in_thread
+from tests.server.conftest import Served, serve
 
 MESSAGES: Any = [{"role": "user", "content": rag_query(VARO, WHO)}]
 TOOL: Any = {
@@ -128,6 +131,85 @@ def test_tools_are_called_streamed_and_not(client: openai.OpenAI) -> None:
     assert "".join(piece.function.arguments or "" for piece in pieces if piece.function) == '{"city": "Varo"}'
 
 
+def test_a_streamed_call_is_named_once_and_its_tool_stays_strict(client: openai.OpenAI, fake: FakeServer) -> None:
+    """Clients join the pieces: a name that comes with each would be joined too."""
+    strict: Any = {"type": "function", "function": {**TOOL["function"], "strict": True}}
+    told = client.chat.completions.create(model="default", messages=HELLO, tools=[strict], stream=True)
+    pieces = [call.model_dump(exclude_unset=True) for one in told for call in (one.choices[0].delta.tool_calls or ())]
+    assert pieces[0]["function"]["name"] == "weather"
+    assert [set(piece) for piece in pieces[1:]] == [{"index", "function"}] * 2
+    assert [set(piece["function"]) for piece in pieces[1:]] == [{"arguments"}] * 2
+    assert fake.seen[-1].json["tools"][0]["function"]["strict"] is True
+
+
+def test_functions_as_they_were_before_there_were_tools(client: openai.OpenAI, fake: FakeServer) -> None:
+    function: Any = {"name": "weather", "parameters": {"type": "object"}}
+    asked: Any = {"model": "default", "messages": HELLO, "functions": [function], "function_call": {"name": "weather"}}
+    choice = client.chat.completions.create(**asked).choices[0]
+    assert choice.finish_reason == "function_call"
+    assert choice.message.function_call is not None
+    assert choice.message.function_call.arguments == '{"city": "Varo"}'
+    assert fake.seen[-1].json["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+    chunks = [one.choices[0] for one in client.chat.completions.create(**asked, stream=True)]
+    pieces = [one.delta.function_call for one in chunks if one.delta.function_call]
+    assert "".join(piece.arguments or "" for piece in pieces) == '{"city": "Varo"}'
+    assert chunks[-1].finish_reason == "function_call"
+    called: Any = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}}
+    result: Any = {"role": "function", "name": "weather", "content": "sun"}
+    told = client.chat.completions.create(model="default", messages=[*HELLO, called, result])
+    assert told.choices[0].message.content == "You said: sun."
+    sent = fake.seen[-1].json["messages"]
+    assert sent[1]["tool_calls"][0]["id"] == sent[2]["tool_call_id"]
+
+
+def test_a_refusal_of_an_earlier_turn_is_part_of_the_conversation(client: openai.OpenAI, fake: FakeServer) -> None:
+    refused: Any = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I would rather not."}]}
+    client.chat.completions.create(model="default", messages=[*HELLO, refused, *HELLO])
+    assert fake.seen[-1].json["messages"][1]["content"] == "I would rather not."
+
+
+def test_an_empty_stop_stops_nothing(demo: openai.OpenAI) -> None:
+    for stop in ("", [""], []):
+        assert demo.chat.completions.create(model="default", messages=MESSAGES, stop=stop).choices[0].message.content
+
+
+def test_logprobs_without_alternatives_are_told_too(demo: openai.OpenAI) -> None:
+    """llama.cpp by itself tells them only beside an alternative."""
+    told = demo.chat.completions.create(model="default", messages=MESSAGES, logprobs=True, max_tokens=3)
+    assert told.choices[0].logprobs is not None
+    assert len(told.choices[0].logprobs.content or ()) == 3
+    old = demo.completions.create(model="default", prompt="The", logprobs=0, max_tokens=3).choices[0].logprobs
+    assert old is not None
+    assert len(old.token_logprobs or ()) == 3
+
+
+def test_a_priority_is_bounded(demo: openai.OpenAI) -> None:
+    """Else one client could stand before all others for ever."""
+    for priority in (2**62, -(2**62), 11):
+        with pytest.raises(openai.BadRequestError, match="priority"):
+            demo.chat.completions.create(
+                model="default", messages=MESSAGES, extra_body={"roundhouse": {"priority": priority}}
+            )
+
+
+def test_a_request_that_failed_has_an_id_to_ask_for(tmp_path: Path) -> None:
+    async def broken(exchange: Exchange) -> None:
+        await exchange.whole({"error": {"message": "no"}}, 500)
+
+    with in_thread(fake_server(broken)) as fake:
+        config = tmp_path / "c.yaml"
+        config.write_text(f"llm: {{providers: [{{type: openai, model: m, endpoint: '{fake.url}'}}]}}\n")
+        with serve(config) as served, openai.OpenAI(base_url=served.url, api_key="none", max_retries=0) as client:
+            with pytest.raises(openai.InternalServerError) as caught:
+                client.chat.completions.create(model="default", messages=HELLO)
+            assert caught.value.request_id
+            root = served.url.removesuffix("/v1")
+            told = httpx.get(f"{root}/admin/decisions/{caught.value.request_id}").json()
+            assert told["attempts"][-1]["outcome"] != "ok"
+            failed = httpx.post(root + "/v1/messages", json={"model": "default", "max_tokens": 1, "messages": HELLO})
+            assert failed.headers["request-id"] == failed.headers["x-request-id"]
+
+
 def test_images_and_unknown_fields_reach_the_backend(client: openai.OpenAI, fake: FakeServer) -> None:
     parts: Any = [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": PNG}}]
     answer = client.chat.completions.create(
@@ -208,6 +290,34 @@ def test_reasoning_is_an_item_of_its_own(client: openai.OpenAI) -> None:
     assert [item.type for item in whole.output] == ["reasoning", "message"]
     with client.responses.stream(model="default", input="think") as stream:
         assert [item.type for item in stream.get_final_response().output] == ["reasoning", "message"]
+
+
+def test_a_response_has_logprobs_its_own_format_and_a_count(demo: openai.OpenAI) -> None:
+    asked: Any = {"model": "default", "input": MESSAGES[0]["content"], "top_logprobs": 2}
+    asked["include"] = ["message.output_text.logprobs"]
+    item: Any = demo.responses.create(**asked).output[0]
+    assert {len(one.top_logprobs) for one in item.content[0].logprobs} == {2}
+    with demo.responses.stream(**asked) as stream:
+        deltas = [event.logprobs for event in stream if event.type == "response.output_text.delta"]
+        last: Any = stream.get_final_response().output[0]
+    assert [one.token for one in last.content[0].logprobs] == [one.token for some in deltas for one in some]
+    schema = {"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}
+    form: Any = {"type": "json_schema", "name": "answer", "schema": schema}
+    told: Any = demo.responses.create(model="default", input="x", text={"format": form}, truncation="auto")
+    assert (told.text.format.name, "n" in json.loads(told.output_text)) == ("answer", True)
+    assert any("truncation" in warning for warning in told.roundhouse["warnings"])
+    assert demo.responses.input_tokens.count(model="default", input="hello").input_tokens > 1
+
+
+def test_a_response_asks_the_backend_in_the_words_of_a_chat(client: openai.OpenAI, fake: FakeServer) -> None:
+    client.responses.create(
+        model="default", input="hello", reasoning={"effort": "low"}, parallel_tool_calls=False, max_tool_calls=2
+    )
+    sent = fake.seen[-1].json
+    assert (sent["reasoning_effort"], sent["parallel_tool_calls"]) == ("low", False)
+    assert not {"reasoning", "max_tool_calls"} & set(sent)
+    with pytest.raises(openai.BadRequestError, match="nothing of type web_search"):
+        client.responses.create(model="default", input="hello", tools=[{"type": "web_search"}])
 
 
 def test_responses_that_would_need_a_memory_are_refused(demo: openai.OpenAI) -> None:

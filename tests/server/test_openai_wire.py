@@ -11,7 +11,8 @@ from roundhouse.core.chat import Answer, Chunk, Message, Sampling, Timings, Toke
 from roundhouse.core.errors import InvalidRequest
 from roundhouse.core.report import Report
 from roundhouse.server.dialect import Asked
-from roundhouse.server.openai_wire import Chat, ChatEncoder, parse_chat
+from roundhouse.server.openai_answers import Chat, ChatEncoder
+from roundhouse.server.openai_wire import parse_chat
 
 
 def _parse(**body: Any) -> Any:

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
 from roundhouse.core.errors import InvalidRequest
+from roundhouse.server.ollama_wire import GenerateLines
 from roundhouse.server.openai_wire import parse_chat
 from tests.conftest import VARO, WHO
 from tests.server.conftest import Served
@@ -30,3 +32,32 @@ def test_variables_without_a_prompt_and_a_request_of_nothing_are_refused() -> No
         parse_chat(b'{"messages": [], "roundhouse": {"variables": {"a": "b"}}}')
     with pytest.raises(InvalidRequest, match="messages is empty"):
         parse_chat(b'{"messages": []}')
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "text"),
+    [
+        ("/v1/responses", {"input": ""}, lambda told: told["output"][0]["content"][0]["text"]),
+        ("/v1/messages", {"messages": [], "max_tokens": 64}, lambda told: told["content"][0]["text"]),
+        ("/api/chat", {"stream": False}, lambda told: told["message"]["content"]),
+        ("/api/generate", {"stream": False}, lambda told: told["response"]),
+    ],
+)
+def test_every_chat_wire_takes_a_prompt_by_name(served: Served, path: str, body: Any, text: Any) -> None:
+    own = {"prompt": "rag_query", "variables": {"context": VARO, "question": WHO}}
+    answer = httpx.post(
+        served.url.removesuffix("/v1") + path, json={"model": "default", **body, "roundhouse": own}, timeout=60
+    )
+    assert answer.status_code == 200, answer.text
+    assert "Ines Calder" in text(answer.json())
+    assert answer.json()["roundhouse"]["prompt"]["version"].startswith("rag_query@")
+    refused = httpx.post(
+        served.url.removesuffix("/v1") + path,
+        json={"model": "default", **body, "roundhouse": {"variables": {"a": "b"}}},
+    )
+    assert (refused.status_code, "roundhouse.prompt" in refused.text) == (400, True)
+
+
+def test_a_raw_prompt_and_one_by_name_do_not_go_together() -> None:
+    with pytest.raises(InvalidRequest, match="raw has none"):
+        GenerateLines(tuple).parse(b'{"model": "m", "prompt": "x", "raw": true, "roundhouse": {"prompt": "chat"}}')

@@ -58,11 +58,19 @@ def test_requests_made_from_the_document_find_no_mistake_of_ours(root: str, docu
             if operation.path in LEFT_OUT or operation.path.startswith("/static/"):
                 continue
             for mode in GenerationMode:
-                asked += _probe(client, root, operation, mode)
+                asked += _probe(client, root, operation, mode, _refusal(document, operation))
     assert asked > 200
 
 
-def _probe(client: httpx.Client, root: str, operation: Any, mode: GenerationMode) -> int:
+def _refusal(document: dict[str, Any], operation: Any) -> dict[str, Any]:
+    """The schema that the document promises for a refusal."""
+    told = document["paths"][operation.path][operation.method.lower()]["responses"]["4XX"]
+    name = told["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    found: dict[str, Any] = document["components"]["schemas"][name]
+    return found
+
+
+def _probe(client: httpx.Client, root: str, operation: Any, mode: GenerationMode, refusal: dict[str, Any]) -> int:
     count = 0
 
     @settings(
@@ -88,8 +96,25 @@ def _probe(client: httpx.Client, root: str, operation: Any, mode: GenerationMode
         count += 1
         assert answer.status_code < 500, (operation.label, sent, answer.text)
         if answer.status_code >= 400:
-            assert "error" in answer.json(), (operation.label, answer.text)
+            jsonschema.validate(answer.json(), refusal)
 
     with contextlib.suppress(Unsatisfiable):  # where nothing is sent, nothing wrong can be
         probe()
     return count
+
+
+def test_the_document_tells_of_streams_headers_and_what_is_said_beside_an_answer(
+    root: str, document: dict[str, Any]
+) -> None:
+    body = {"model": "able", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+    for path in ("/v1/chat/completions", "/v1/messages", "/api/chat"):
+        told = document["paths"][path]["post"]["responses"]
+        whole = httpx.post(root + path, json={**body, "stream": False})
+        assert set(told["200"]["headers"]) <= set(whole.headers)
+        extension = document["components"]["schemas"]["Told"]["properties"]
+        assert set(whole.json()["roundhouse"]) <= set(extension)
+        streamed = httpx.post(root + path, json={**body, "stream": True})
+        assert streamed.headers["content-type"].partition(";")[0] in told["200"]["content"]
+        wrong = httpx.post(root + path, json={**body, "model": "nobody"})
+        name = told["4XX"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        jsonschema.validate(wrong.json(), document["components"]["schemas"][name])

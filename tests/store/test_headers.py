@@ -14,8 +14,8 @@ from roundhouse.core.errors import BadHeader
 from roundhouse.store.headers import parse_gguf, read_gguf
 
 
-def _small(path: Path, **keys: object) -> bytes:
-    writer = gguf.GGUFWriter(path, "llama")
+def _small(path: Path, architecture: str = "llama") -> bytes:
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(2)
     writer.add_embedding_length(64)
     writer.add_head_count(4)
@@ -52,6 +52,11 @@ def test_facts_of_a_small_file(small: bytes) -> None:
     assert facts.tensor_bytes == {"F16": 38400, "Q8_0": 4352, "F32": 256}
     assert facts.layer_bytes == (4352, 256)
     assert (facts.tied_embeddings, facts.chat_template) == (True, "{{ x }}")
+
+
+def test_a_model_that_sees_its_text_at_once_keeps_no_cache(tmp_path: Path) -> None:
+    data = _small(tmp_path / "bert.gguf", "bert")
+    assert parse_gguf(data, len(data)).kv_heads == (0, 0)
 
 
 def test_the_library_that_wrote_it_agrees_on_the_demo_model(demo_gguf: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from roundhouse.core.errors import LicenceNotAccepted, LicenceRefused
 from roundhouse.store.catalogue import DEFAULT_MODEL, Catalogue
 from roundhouse.store.layout import Layout
-from roundhouse.store.licences import Acceptances, Commercial, LicencePolicy, licence_of
+from roundhouse.store.licences import Acceptances, Commercial, LicencePolicy, licence_id, licence_of
 
 
 def test_the_default_model_may_be_used_commercially() -> None:
@@ -23,6 +23,21 @@ def test_every_catalogue_licence_is_known_and_every_entry_can_be_planned() -> No
             facts = entry.facts("q4_k_m")
             assert facts is not None
             assert facts.embedding_bytes + facts.output_bytes + sum(facts.layer_bytes) <= facts.weight_bytes
+
+
+def test_a_model_that_slides_over_a_window_is_planned_with_it() -> None:
+    """Every other layer of Gemma 2 keeps 4,096 tokens at most."""
+    facts = Catalogue()["gemma-2-9b"].facts("q4_k_m")
+    assert facts is not None
+    assert set(facts.windows[::2]) | set(facts.windows[1::2]) == {0, 4096}
+    assert facts.windows.count(4096) == 21
+
+
+def test_what_metadata_say_of_a_licence_is_made_fit_to_be_shown() -> None:
+    assert licence_id("  Apache-2.0\n") == "apache-2.0"
+    assert licence_id("\x1b[31mMIT") == "?[31mmit"
+    assert licence_id(["a", "b"]) == "['a', 'b']"
+    assert len(licence_id("x" * 1000)) == 80
 
 
 def test_a_users_entry_stands_beside_and_before_the_built_in_ones() -> None:

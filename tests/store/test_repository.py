@@ -1,19 +1,25 @@
 """The store: what is published is whole, what is in use stays, what is damaged is said."""
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
+import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from roundhouse.core.errors import ChecksumMismatch, InUse, NotInStore, StoreError
+from roundhouse.core.errors import ChecksumMismatch, DiskFull, InUse, NotInStore, StoreError
 from roundhouse.store.headers import read_model
 from roundhouse.store.importing import import_model
 from roundhouse.store.layout import Layout
 from roundhouse.store.manifest import GGUF, File, Manifest, is_safe_path, read_manifest
 from roundhouse.store.references import Reference
-from roundhouse.store.repository import Revision, Store
+from roundhouse.store.repository import Store
+from roundhouse.store.revisions import Revision
 
 
 @pytest.fixture
@@ -23,8 +29,10 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def put(store: Store, tmp_path: Path, content: bytes, name: str = "m", revision: str = "") -> Revision:
-    source = tmp_path / "content"
+def put(
+    store: Store, tmp_path: Path, content: bytes, name: str = "m", revision: str = "", source: Path | None = None
+) -> Revision:
+    source = source or tmp_path / "content"
     source.write_bytes(content)
     sha256, size = store.blobs.add(source)
     return store.publish(Manifest(name, "q8_0", GGUF, (File("m.gguf", size, sha256),), revision=revision))
@@ -79,6 +87,22 @@ def test_removing_the_current_revision_goes_back_to_the_one_before(store: Store,
     assert store.find(Reference("m")).path.read_bytes() == b"one"
 
 
+def test_a_full_disk_can_be_cleared(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What removes a model writes nothing."""
+    put(store, tmp_path, b"one")
+    put(store, tmp_path, b"two")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("roundhouse.store.repository.write_atomically", full)
+    with pytest.raises(DiskFull):
+        store.rollback(Reference("m"))
+    assert len(store.remove(Reference("m"))) == 2
+    assert store.survey() == []
+    assert len(store.collect()) == 2
+
+
 def test_contents_go_only_when_no_revision_names_them(store: Store, tmp_path: Path) -> None:
     put(store, tmp_path, b"one", "a")
     put(store, tmp_path, b"one", "b")
@@ -108,12 +132,124 @@ def test_a_flipped_bit_is_found(store: Store, tmp_path: Path) -> None:
         store.verify(made)
 
 
+def damage(revision: Revision) -> None:
+    blob = revision.path.resolve()
+    blob.chmod(0o644)
+    blob.write_bytes(b"ona")
+
+
+def test_damaged_contents_can_be_put_aside_and_brought_anew(store: Store, tmp_path: Path) -> None:
+    """They go with the next collection; until then nothing of them is lost."""
+    made = put(store, tmp_path, b"one")
+    damage(made)
+    assert store.set_damage_aside(made) == ["m.gguf"]
+    assert not store.blobs.has(hashlib.sha256(b"one").hexdigest(), 3)
+    put(store, tmp_path, b"one")
+    store.verify(made)
+    assert store.set_damage_aside(made) == []
+    assert [path.name.split("-")[0] for path, _ in store.collect()] == ["damaged"]
+
+
+def test_a_link_that_leads_elsewhere_is_found_and_put_right(store: Store, tmp_path: Path) -> None:
+    made = put(store, tmp_path, b"one")
+    (tmp_path / "other").write_bytes(b"one")
+    made.path.unlink()
+    made.path.symlink_to(tmp_path / "other")
+    with pytest.raises(ChecksumMismatch, match="does not lead to its content"):
+        store.verify(made)
+    put(store, tmp_path, b"one")
+    store.verify(made)
+
+
+def test_a_damaged_manifest_hides_no_other_revision(store: Store, tmp_path: Path) -> None:
+    good, bad = put(store, tmp_path, b"one", "good"), put(store, tmp_path, b"two", "bad")
+    (bad.folder / "manifest.json").write_text("{")
+    assert [one.manifest.id for one in store.revisions()] == [good.manifest.id]
+    (damaged,) = store.damaged()
+    assert damaged.reference == bad.reference
+    with pytest.raises(StoreError, match="models pull bad"):
+        store.find(Reference("bad"))
+    with pytest.raises(StoreError, match="nothing is collected"):
+        store.collect()
+    assert put(store, tmp_path, b"two", "bad").path.read_bytes() == b"two"
+    assert store.damaged() == []
+
+
+def test_a_damaged_revision_can_be_removed(store: Store, tmp_path: Path) -> None:
+    bad = put(store, tmp_path, b"two", "bad")
+    (bad.folder / "manifest.json").write_text("{")
+    assert len(store.remove(Reference("bad", revision=bad.manifest.id))) == 1
+    assert store.survey() == []
+    assert [size for _, size in store.collect()] == [3]
+
+
+@pytest.mark.parametrize("ledger", ["", "[]", '{"current": "../../good/q8_0/x"}'])
+def test_a_ledger_that_is_damaged_is_said_and_written_anew(store: Store, tmp_path: Path, ledger: str) -> None:
+    made = put(store, tmp_path, b"one")
+    (made.folder.parent / "current.json").write_text(ledger)
+    with pytest.raises(StoreError, match=r"current\.json"):
+        store.rollback(Reference("m"))
+    assert [one.current for one in store.revisions()] == [False]
+    assert put(store, tmp_path, b"one").current
+    assert store.find(Reference("m")).manifest.id == made.manifest.id
+
+
+def test_a_manifest_of_another_revision_is_not_taken_for_this_one(store: Store, tmp_path: Path) -> None:
+    """Whoever exchanges it exchanges what is loaded."""
+    first, second = put(store, tmp_path, b"one"), put(store, tmp_path, b"two")
+    (first.folder / "manifest.json").write_bytes((second.folder / "manifest.json").read_bytes())
+    (damaged,) = store.damaged()
+    assert (damaged.id, "of another revision" in damaged.said) == (first.manifest.id, True)
+
+
+def test_what_a_kill_left_half_made_is_garbage(store: Store, tmp_path: Path) -> None:
+    made = put(store, tmp_path, b"one")
+    (made.folder.parent / ".0123456789abcdef" / "files").mkdir(parents=True)
+    removed = made.folder.parent / ("0" * 16)
+    (removed / "files").mkdir(parents=True)
+    assert {path.name for path, _ in store.collect()} == {".0123456789abcdef", "0" * 16}
+    assert store.find(Reference("m")).path.read_bytes() == b"one"
+
+
+def test_a_store_that_cannot_be_written_serves_what_is_in_it(store: Store, tmp_path: Path) -> None:
+    """As a volume that is mounted read-only; nobody can remove anything there."""
+    made = put(store, tmp_path, b"one")
+    inside = (
+        f'mount --bind "{store.layout.root}" "{store.layout.root}" && mount -o remount,bind,ro "{store.layout.root}"'
+    )
+    mounted = ["unshare", "--map-root-user", "--mount", "sh", "-c", f'{inside} && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here, not even in a namespace of our own")
+    code = (
+        "import sys; from pathlib import Path; from roundhouse.core.errors import StoreError\n"
+        "from roundhouse.store.repository import Store; from roundhouse.store.references import Reference\n"
+        "store = Store(Path(sys.argv[1])); one = store.find(Reference('m'))\n"
+        "print(store.use(one), one.path.read_bytes())\n"
+        "try: store.remove(Reference('m'))\n"
+        "except StoreError as error: print(error)"
+    )
+    ended = subprocess.run([*mounted, sys.executable, "-c", code, store.layout.root], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    used, said = ended.stdout.splitlines()
+    assert used == "None b'one'"
+    assert "Read-only file system" in said
+    assert made.path.exists()
+
+
 def test_a_store_of_a_newer_layout_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "layout.json").write_text(json.dumps({"layout": 99}))
     with pytest.raises(StoreError, match="layout 99"):
         Store(tmp_path).prepare()
-    with pytest.raises(StoreError, match="layout 99"):
+    with pytest.raises(StoreError, match="use the newer Roundhouse"):
         Store(tmp_path).revisions()
+    assert [path.name for path in tmp_path.iterdir() if path.name != "locks"] == ["layout.json"]
+
+
+@pytest.mark.parametrize("marker", ['{"layout": 0}', '{"layout": true}', '{"layout": "1"}', "[]", "{", ""])
+def test_a_layout_that_no_version_wrote_is_refused(tmp_path: Path, marker: str) -> None:
+    (tmp_path / "layout.json").write_text(marker)
+    with pytest.raises(StoreError, match=r"layout\.json"):
+        Store(tmp_path).prepare()
 
 
 def test_a_folder_with_other_things_is_no_store(tmp_path: Path) -> None:
@@ -127,7 +263,22 @@ def test_looking_at_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "a\\b", "", ".hidden/x", "a\0b"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../x",
+        "/etc/passwd",
+        "a/../../x",
+        "a\\b",
+        "",
+        ".hidden/x",
+        "a\0b",
+        "a\nb",
+        "\x1b[2Jred",
+        "n" * 256,
+        "a/" * 600 + "b",
+    ],
+)
 def test_no_file_of_a_model_lies_outside_its_folder(path: str, tmp_path: Path) -> None:
     assert not is_safe_path(path)
     (tmp_path / "manifest.json").write_bytes(Manifest("m", "v", GGUF, (File(path, 1, "0" * 64),)).encoded())
@@ -154,6 +305,43 @@ def test_processes_that_publish_at_once_lose_nothing(tmp_path: Path) -> None:
     assert len(Store(tmp_path / "store").revisions("m")) == 6
 
 
+def _disturb(root: Path, number: int, rounds: int) -> None:
+    """Publish, load, remove, verify and collect, as it comes; leaves with 1 at what no user should see."""
+    chance, store, source = random.Random(number), Store(root), root.with_name(f"c{number}")
+    store.prepare()
+    for _ in range(rounds):
+        name, content = f"m{chance.randrange(2)}", b"content %d" % chance.randrange(3)
+        with contextlib.suppress(InUse, NotInStore):
+            match chance.choice("ppplrvc"):
+                case "p":
+                    writing = store.writing()
+                    put(store, root.parent, content, name, source=source)
+                    writing.release()
+                case "l":
+                    revision = store.find(Reference(name))
+                    lease = store.use(revision)
+                    assert revision.path.read_bytes().startswith(b"content")
+                    assert lease is not None
+                    lease.release()
+                case "r":
+                    store.remove(Reference(name))
+                case "v":
+                    for one in store.revisions():
+                        store.verify(one)
+                case "c":
+                    store.collect()
+
+
+def test_processes_that_publish_load_remove_and_collect_at_once_see_whole_revisions_or_none(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    jobs = [context.Process(target=_disturb, args=(tmp_path / "store", n, 60)) for n in range(4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0, 0, 0]
+
+
 def test_an_import_is_a_model_that_can_be_read(store: Store, demo_gguf: Path) -> None:
     done = import_model(store, demo_gguf, permit=lambda name, licence: None)
     assert done.revision.manifest.licence == "apache-2.0"
@@ -172,6 +360,30 @@ def test_a_folder_of_safetensors_is_imported_without_what_runs_code(
     assert done.left_out == ("modeling_evil.py",)
     assert read_model(done.revision.path).layers == read_model(folder).layers
     assert not (done.revision.path / "modeling_evil.py").exists()
+
+
+def test_a_folder_of_the_hubs_cache_is_imported_through_its_links(
+    store: Store, demo_gguf: Path, tmp_path: Path
+) -> None:
+    snapshot, blobs = tmp_path / "cache" / "snapshots" / "abc", tmp_path / "cache" / "blobs"
+    for place in (snapshot, blobs):
+        place.mkdir(parents=True)
+    for path in (demo_gguf.parent / "safetensors").iterdir():
+        (blobs / path.name).write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    done = import_model(store, snapshot, name="cached", permit=lambda name, licence: None)
+    assert read_model(done.revision.path).layers == read_model(snapshot).layers
+
+
+def test_a_text_that_is_a_link_out_of_its_folder_is_not_imported(store: Store, demo_gguf: Path, tmp_path: Path) -> None:
+    """Who packed the folder could have any file copied, to where everybody may read it."""
+    folder = tmp_path / "packed"
+    shutil.copytree(demo_gguf.parent / "safetensors", folder)
+    (tmp_path / "private").write_text("key")
+    (folder / "notice.txt").symlink_to(tmp_path / "private")
+    with pytest.raises(StoreError, match="outside the folder"):
+        import_model(store, folder, permit=lambda name, licence: None)
+    assert list(store.blobs.all()) == []
 
 
 def test_a_web_page_is_not_imported(store: Store, tmp_path: Path) -> None:

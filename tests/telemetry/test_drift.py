@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from roundhouse.telemetry.drift import (
     ERROR,
+    TPOT,
     TTFT,
     Baseline,
     Change,
@@ -17,9 +18,9 @@ from roundhouse.telemetry.drift import (
     DriftState,
     Rule,
     Series,
-    highest_mean,
     learned,
 )
+from roundhouse.telemetry.usual import Sample, highest_mean, stratum_of, usual_of
 
 
 def _warned_after(detector: Detector, badness: list[float]) -> int | None:
@@ -63,7 +64,7 @@ def test_slower_by_less_than_is_allowed_is_not_told_and_by_more_is() -> None:
     changes = [series.add(random.lognormvariate(-2, 0.3)) for _ in range(200)]
     assert changes[-1] is Change.LEARNED
     assert series.baseline is not None
-    assert 0.12 < series.baseline.typical < 0.15
+    assert 0.12 < (series.usual or 0) < 0.15
     assert all(series.add(1.05 * random.lognormvariate(-2, 0.3)) is None for _ in range(5_000))
     found = [series.add(2 * random.lognormvariate(-2, 0.3)) for _ in range(300)]
     assert found.count(Change.DRIFTED) == 1
@@ -96,7 +97,7 @@ def test_a_score_that_falls_is_found() -> None:
 
 
 def test_no_error_in_the_baseline_is_no_promise_of_none() -> None:
-    baseline = learned(ERROR, [0.0] * 200, Rule())
+    baseline = learned([0.0] * 200, ERROR)
     assert baseline.rate == pytest.approx(1 - 0.001 ** (1 / 200), abs=1e-6)  # Clopper and Pearson's bound
 
 
@@ -118,3 +119,66 @@ def test_no_values_break_it(values: list[float], metric: str) -> None:
         series.add(value)
     assert series.now is not None
     assert (series.baseline is None) == (len(values) < 20)
+
+
+def _first(random: Random, tokens: float) -> float:
+    """A prefill: a little for itself, and half a millisecond a token."""
+    return (0.03 + 5e-4 * tokens) * random.lognormvariate(0, 0.25)
+
+
+def _fed(series: Series, random: Random, lengths: list[int], slower: float = 1.0) -> list[Change | None]:
+    return [series.add(slower * _first(random, n), n, n) for n in lengths]
+
+
+def test_longer_prompts_are_no_slower_target() -> None:
+    """The mix shifts from short to long ones, into lengths that were rare and into such as had never been seen."""
+    random = Random(6)
+    short = [random.randint(100, 200) for _ in range(900)]
+    mixed = [random.choice((random.randint(100, 200), random.randint(1100, 1900))) for _ in range(900)]
+    series = Series(TTFT, Rule())
+    assert Change.DRIFTED not in _fed(series, random, short + mixed)
+    assert Change.DRIFTED not in _fed(series, random, [random.randint(1100, 4000) for _ in range(3_000)])
+    assert series.state is DriftState.STEADY
+    assert series.now == pytest.approx(series.usual, rel=0.25)  # of the very same lengths
+
+
+def test_a_slower_target_is_found_whatever_is_asked_and_though_shorter_prompts_hide_it() -> None:
+    random = Random(7)
+    series = Series(TTFT, Rule())
+    _fed(series, random, [random.choice((150, 1500)) + random.randint(-40, 40) for _ in range(1_000)])
+    found = _fed(series, random, [random.randint(110, 190) for _ in range(300)], slower=2.0)
+    assert Change.DRIFTED in found
+    assert (series.now or 0) < 0.3  # less than the long ones had always taken
+
+
+def test_an_unknown_length_is_as_it_was_without() -> None:
+    random = Random(8)
+    series = Series(TPOT, Rule())
+    assert not any(series.add(random.lognormvariate(-4, 0.2)) is Change.DRIFTED for _ in range(2_000))
+    assert Change.DRIFTED in [series.add(2 * random.lognormvariate(-4, 0.2)) for _ in range(100)]
+
+
+def test_short_answers_of_few_and_so_uneven_tokens_are_no_slower_target() -> None:
+    random = Random(9)
+
+    def per_token(tokens: int) -> float:
+        return sum(0.02 * random.lognormvariate(0, 0.6) for _ in range(tokens)) / tokens
+
+    series = Series(TPOT, Rule())
+    assert all(series.add(per_token(100), 500, 100) is not Change.DRIFTED for _ in range(600))
+    assert all(series.add(per_token(3), 500, 3) is not Change.DRIFTED for _ in range(3_000))
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1e6), st.floats(0, 1e7), st.floats(0, 1e7)).map(lambda one: Sample(*one)),
+        min_size=1,
+        max_size=80,
+    )
+)
+def test_what_is_usual_is_never_less_than_nothing_and_holds_for_most_of_its_own_samples(samples: list[Sample]) -> None:
+    usual = usual_of(samples, 1.25)
+    assert usual.at_none >= 0
+    assert usual.by_length >= 0
+    assert sum(usual.is_slow(one) for one in samples) <= max(1, len(samples) // 10)
+    assert all(stratum_of(one.size) >= 0 for one in samples)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roundhouse.telemetry.metrics import LLMMetrics
-from roundhouse.telemetry.sketch import Sketch
+from roundhouse.telemetry.metrics import LLMMetrics, Minute
+from roundhouse.telemetry.sketch import Rolling, Sketch
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=200), st.sampled_from([0.0, 0.5, 0.95, 0.99, 1.0]))
@@ -54,3 +54,30 @@ def test_requests_become_percentiles_error_rate_and_rates_over_the_last_minute()
     now += 120
     assert metrics.summary().requests_per_s == 0
     assert metrics.summary().requests == 101
+
+
+def test_the_last_minute_is_told_apart_from_all_that_was_before() -> None:
+    now = 1000.0
+    metrics = LLMMetrics(clock=lambda: now)
+    for number in range(600):  # a good hour in ten minutes' steps, then a bad minute
+        metrics.record_request(0.1 if number < 570 else 5.0, 1, 1, success=number < 590)
+        now += 2.0
+    minute = metrics.minute()
+    assert minute.requests == pytest.approx(30, abs=1)
+    assert (minute.errors, minute.error_rate) == (10, pytest.approx(1 / 3, abs=0.02))
+    assert minute.p50_s == pytest.approx(5.0, rel=0.02)
+    assert metrics.summary().p95_s == pytest.approx(0.1, rel=0.02)
+    now += 120
+    assert metrics.minute() == Minute(0, 0, 0.0, None, None, None)
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.floats(0, 1e4)), max_size=80))
+def test_recent_values_are_those_of_a_minute_or_a_little_less(steps: list[tuple[float, float]]) -> None:
+    now, told = 0.0, []
+    rolling = Rolling(clock=lambda: now)
+    for gap, value in steps:
+        now += gap
+        rolling.add(value)
+        told.append(now)
+        count = rolling.recent().count
+        assert sum(at > now - 40 for at in told) <= count <= sum(at > now - 60 for at in told)

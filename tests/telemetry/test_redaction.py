@@ -1,6 +1,7 @@
 """What is written of prompts and answers: nothing that a rule knows, everything else."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import assume, given
@@ -101,3 +102,56 @@ def test_rules_are_chosen_and_added_by_name() -> None:
 def test_no_text_makes_a_rule_slow(name: str, piece: str) -> None:
     """Every pattern is bounded; one that went back over the whole text at each place would not end."""
     assert RULES[name].pattern.sub("", piece * ((1 << 18) // len(piece))) is not None
+
+
+WIDE = {code: code + 0xFEE0 for code in range(33, 127)}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("ann@example.com", "email"),
+        ("4111 1111 1111 1111", "card"),
+        ("4111-1111-1111-1111", "card"),
+        ("sk-abcdefghijklmnop1234", "secret"),
+        ("+49 170 1234567", "phone"),
+        ("192.168.1.10", "ip"),
+        ("DE89 3704 0044 0532 0130 00", "iban"),
+    ],
+)
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda text: text.translate(WIDE),
+        lambda text: text.replace(" ", "\u00a0"),
+        lambda text: text.replace(" ", "\u2009"),
+        lambda text: text.replace("-", "\u2013"),
+        lambda text: "\u200b".join(text),
+        lambda text: text[:4] + "\u00ad" + text[4:],
+        lambda text: "".join(chr(0x660 + int(char)) if char.isdigit() else char for char in text),
+    ],
+    ids=["wide", "no-break space", "thin space", "en dash", "zero width", "soft hyphen", "arabic digits"],
+)
+def test_other_forms_of_the_same_characters_hide_nothing(text: str, name: str, form: Callable[[str], str]) -> None:
+    assert Redaction()(f"so: {form(text)} \u00fc!") == f"so: [{name}] \u00fc!"
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=200))
+def test_of_what_no_rule_finds_nothing_is_changed(text: str) -> None:
+    """Reading it as a person does is for the search alone."""
+    shown = Redaction()(text)
+    assert shown == text or "[" in shown
+
+
+def test_a_small_iban_goes_and_words_that_look_like_one_stay() -> None:
+    assert Redaction()("de89370400440532013000") == "[iban]"
+    assert Redaction()("see ab12 here this also then") == "see ab12 here this also then"
+
+
+def test_a_card_with_dots_goes_and_a_long_number_stays() -> None:
+    assert Redaction()("4111.1111.1111.1111") == "[card]"
+    assert Redaction()("0.5772 1.4142 2.7183") == "0.5772 1.4142 2.7183"
+
+
+def test_a_pattern_of_ones_own_is_for_the_text_as_it_is() -> None:
+    assert Redaction((), {"dash": "\u2013"})("a\u2013b-c") == "a[dash]b-c"

@@ -17,11 +17,9 @@ from transformers.generation.continuous_batching.continuous_api import OutputRou
 
 from roundhouse.engines.huggingface.choose import Alternatives, Chooser
 from roundhouse.engines.huggingface.load import Loaded
+from roundhouse.resources.memory_transformers import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, PAGE_TOKENS, pages_of
 
 __all__ = ["Ask", "Batching", "Failed", "Token"]
-
-_PAGE_TOKENS = 128
-_CPU_BATCH_TOKENS = 512
 
 
 class Failed(Exception):
@@ -69,9 +67,9 @@ class Batching:
         self._loop = asyncio.get_running_loop()
         on_cpu = loaded.device == "cpu"
         config = ContinuousBatchingConfig(
-            page_size=_PAGE_TOKENS,
-            num_blocks=-(-cache_tokens // _PAGE_TOKENS) + slots,
-            max_batch_tokens=_CPU_BATCH_TOKENS if on_cpu else None,
+            page_size=PAGE_TOKENS,
+            num_blocks=pages_of(cache_tokens, slots),
+            max_batch_tokens=CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS,
             max_requests_per_batch=slots,
             use_async_batching=False,
             use_cuda_graph=graphs,

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from roundhouse.engines.huggingface.load import Loaded, load
+from roundhouse.resources.memory_transformers import EMBEDDED_AT_ONCE
 
 __all__ = ["Embedder"]
-
-_BATCH = 32
 
 
 class Embedder:
@@ -29,13 +28,13 @@ class Embedder:
             len(ids) for ids in tokenizer(list(texts), truncation=True, max_length=self.loaded.window)["input_ids"]
         ]
         if self._sentences is not None:
-            vectors = self._sentences.encode(list(texts), batch_size=_BATCH, normalize_embeddings=True)
+            vectors = self._sentences.encode(list(texts), batch_size=EMBEDDED_AT_ONCE, normalize_embeddings=True)
             return [vector.tolist() for vector in vectors], sum(counts)
         # Texts of like length share a batch, so that little is computed on padding.
         order = sorted(range(len(texts)), key=counts.__getitem__)
         found: list[list[float]] = [[] for _ in texts]
-        for start in range(0, len(order), _BATCH):
-            places = order[start : start + _BATCH]
+        for start in range(0, len(order), EMBEDDED_AT_ONCE):
+            places = order[start : start + EMBEDDED_AT_ONCE]
             for place, vector in zip(places, self._pooled([texts[place] for place in places]), strict=True):
                 found[place] = vector
         return found, sum(counts)

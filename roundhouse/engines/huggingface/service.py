@@ -22,6 +22,7 @@ from roundhouse.engines.huggingface.batching import Batching, Failed
 from roundhouse.engines.huggingface.chat import Body, Chat, Refused
 from roundhouse.engines.huggingface.embeddings import Embedder
 from roundhouse.engines.huggingface.load import load
+from roundhouse.resources.memory_transformers import cache_tokens_of
 
 __all__ = ["Service"]
 
@@ -59,8 +60,7 @@ class Service:
         else:
             loaded = await asyncio.to_thread(load, settings, embeddings=False)
             slots = int(settings["n_parallel"])
-            window = loaded.window
-            cache_tokens = int(settings.get("cache_tokens") or max(window, slots * min(window, 4096)))
+            cache_tokens = cache_tokens_of(int(settings.get("cache_tokens") or 0), loaded.window, slots)
             batching = Batching(loaded, slots=slots, cache_tokens=cache_tokens, graphs=settings.get("cuda_graphs"))
             service = cls(settings, None, Chat(loaded, batching, settings.get("chat_template")), batching)
         service._model = {

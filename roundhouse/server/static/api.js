@@ -27,7 +27,7 @@ function entry(one, schemas) {
   const reference = one.requestBody?.content["application/json"].schema.$ref;
   const fields = reference ? schemas[reference.split("/").pop()] : null;
   const role = one.security ? badge(one.description ? "admin" : "key", one.description ? "busy" : "") : badge("open", "good");
-  const head = h("summary", {}, h("code", {}, `${one.method.toUpperCase()} ${one.path}`), " ", role, h("span", { className: "faint small" }, ` ${one.summary}`));
+  const head = h("summary", {}, h("code", {}, `${one.method.toUpperCase()} ${one.path}`), " ", role, h("span", { className: "faint small" }, ` ${one.summary.replaceAll("`", "")}`));
   if (!fields) return h("div", { className: "entry" }, h("div", {}, ...head.childNodes));
   const names = Object.keys(fields.properties).map((name) =>
     h("li", {}, badge(fields.required?.includes(name) ? `${name} *` : name, fields.required?.includes(name) ? "good" : "")));

@@ -42,12 +42,19 @@ function show(state, text) {
   if (link.textContent !== text) link.textContent = text;
 }
 
+// A connection may be dead and say nothing: after a sleep of this machine, or behind a network that is gone.
+const SILENT_MS = 5000;
+
 async function follow() {
   for (let wait = 500; ; wait = Math.min(wait * 2, 8000)) {
+    const given = new AbortController();
+    let watch = 0;
     try {
-      const answer = await ask("/admin/live");
+      const answer = await ask("/admin/live", { signal: given.signal });
       if (!answer.ok) throw new Error(await told(answer));
       for await (const shot of events(answer)) {
+        clearTimeout(watch);
+        watch = setTimeout(() => given.abort(), SILENT_MS);
         wait = 500;
         show("live", "live");
         history.add(shot.at, measured(shot));
@@ -59,6 +66,7 @@ async function follow() {
     } catch (error) {
       console.debug(error);
     }
+    clearTimeout(watch);
     show("lost", "connection lost, trying again");
     await new Promise((resolve) => setTimeout(resolve, wait));
   }

@@ -12,6 +12,9 @@ export function h(tag, fields = {}, ...children) {
   return made;
 }
 
+// Of a breaker whose time is over, and which waits for a request to try.
+export const TRIED_NEXT = "the next request tries it again";
+
 export const badge = (text, kind = "") => h("span", { className: `badge ${kind}` }, text);
 
 export function seconds(value) {
@@ -43,7 +46,7 @@ export function number(value) {
 // A table whose rows are replaced; the head says what each column is and whether it holds numbers.
 export function table(columns, empty) {
   const body = h("tbody");
-  const head = columns.map(([name, kind]) => h("th", { className: kind || "", scope: "col" }, name));
+  const head = columns.map(([name, kind]) => h("th", { className: kind || "", scope: "col" }, name || h("span", { className: "unseen" }, "Actions")));
   const element = h("div", { className: "scroll", tabIndex: 0 }, h("table", {}, h("thead", {}, h("tr", {}, head)), body));
   const fill = (rows) => {
     const filled = rows.map((cells) =>

@@ -1,11 +1,11 @@
-import { badge, bytes, h, number, table } from "./dom.js";
+import { TRIED_NEXT, badge, bytes, h, number, table } from "./dom.js";
 import { askJSON } from "./server.js";
 
-const STATES = { ready: "good", attached: "good", starting: "busy", draining: "busy", stopping: "busy", failed: "bad" };
+const STATES = { ready: "good", starting: "busy", draining: "busy", stopping: "busy", failed: "bad" };
 const BREAKERS = { closed: "good", half_open: "busy", open: "bad" };
 
 export function engines(root) {
-  const list = table([["Engine"], ["Model"], ["State"], ["Slots in use"], ["Breaker"], ["Tokens/s", "number"], ["Memory", "number"], ["Why it is left alone", "wide"], [""]], "There are no engines.");
+  const list = table([["Engine", "wide"], ["State"], ["Slots in use"], ["Breaker"], ["Tokens/s", "number"], ["Memory", "number"], ["Why it is left alone", "wide"], [""]], "There are no engines.");
   const said = h("p", { className: "small", role: "status" });
   root.append(h("h1", {}, "Engines"), h("section", { className: "card" }, list.element, said));
 
@@ -26,14 +26,13 @@ export function engines(root) {
     const managed = one.engine !== "attached";
     const what = one.engine === "ready" ? "unload" : "load";
     return [
-      h("span", {}, one.replica, one.pin ? badge("pinned") : null),
-      one.model,
+      h("div", { className: "named" }, h("strong", {}, one.replica), one.pin ? [" ", badge("pinned")] : null, h("div", { className: "faint small" }, one.model)),
       h("span", {}, badge(one.engine, STATES[one.engine] || ""), one.engine === "starting" && one.loaded < 1 ? h("progress", { value: one.loaded, ariaLabel: `Load of ${one.replica}` }) : null),
       h("div", { className: "slots" }, h("span", { className: "small" }, `${one.busy} of ${one.slots}`), h("meter", { min: 0, max: one.slots, value: one.busy, ariaLabel: "Slots in use" })),
       badge(one.breaker.replace("_", "-"), BREAKERS[one.breaker] || ""),
       one.tokens_per_s ? number(one.tokens_per_s) : "–",
       h("span", { title: promised ? `planned: ${bytes(promised)}` : "" }, bytes(taken || promised)),
-      [one.objection, ...(one.notes ?? [])].filter(Boolean).join("; ") || "–",
+      [one.objection || (one.breaker === "open" && TRIED_NEXT), ...(one.notes ?? [])].filter(Boolean).join("; ") || "–",
       managed ? h("button", { className: "plain", type: "button", onclick: () => order(what, one.target), ariaLabel: `${what} ${one.target}` }, what) : "",
     ];
   };

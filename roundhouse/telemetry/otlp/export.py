@@ -28,7 +28,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from roundhouse.core.trace import TraceContext, new_id
-from roundhouse.telemetry.events import Event, RequestTraced
+from roundhouse.telemetry.events import EmbeddingsEnded, Event, RequestTraced
 from roundhouse.telemetry.log import Spoken
 from roundhouse.telemetry.otlp.delivery import BoundedSpans, MetricDelivery, SpanDelivery
 from roundhouse.telemetry.otlp.metrics import Metrics
@@ -69,7 +69,7 @@ class Export(Collector):
         self.backends = backends
         self.wants_content = style.content
         self._redact = style.redaction
-        self._waiting: deque[tuple[int, RequestTraced | Spoken]] = deque()
+        self._waiting: deque[tuple[int, RequestTraced | EmbeddingsEnded | Spoken]] = deque()
         self._unspoken: OrderedDict[str, tuple[int, RequestTraced]] = OrderedDict()
         self._lost = 0
         self._ended = threading.Event()
@@ -110,7 +110,7 @@ class Export(Collector):
 
     def record(self, event: Event) -> None:
         """Have a collector told of a traced request; other events are none of ours. Never blocks, never raises."""
-        if isinstance(event, RequestTraced):
+        if isinstance(event, RequestTraced | EmbeddingsEnded):
             self._put(event)
 
     def content(self, spoken: Spoken) -> None:
@@ -142,9 +142,9 @@ class Export(Collector):
         for end in ends:  # a try that waits for its next time is given up now
             end.join(_LEAVE_S)
 
-    def _put(self, value: RequestTraced | Spoken) -> None:
+    def _put(self, value: RequestTraced | EmbeddingsEnded | Spoken) -> None:
         if len(self._waiting) >= _MOST_WAITING:
-            self._lost += isinstance(value, RequestTraced)
+            self._lost += not isinstance(value, Spoken)
             return
         self._waiting.append((time.time_ns(), value))
 
@@ -166,7 +166,12 @@ class Export(Collector):
                 self._lost += 1
             time.sleep(0)  # the event loop goes first
 
-    def _tell(self, at: int, value: RequestTraced | Spoken) -> None:
+    def _tell(self, at: int, value: RequestTraced | EmbeddingsEnded | Spoken) -> None:
+        if isinstance(value, EmbeddingsEnded):
+            self._metrics.record_embeddings(value, self.backends)
+            if value.trace is not None and value.trace.sampled:
+                self._spans.emit_embeddings(value, at, self.backends)
+            return
         if isinstance(value, Spoken):
             if (held := self._unspoken.pop(value.request_id, None)) is not None:
                 self._emit(held[1], held[0], value)

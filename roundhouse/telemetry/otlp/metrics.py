@@ -7,8 +7,15 @@ from functools import partial
 
 from opentelemetry.metrics import Counter, Histogram, Meter
 
-from roundhouse.telemetry.events import OK, Followed, RequestTraced
-from roundhouse.telemetry.otlp.names import Attributes, Backends, of_attempt, of_request
+from roundhouse.telemetry.events import OK, EmbeddingsEnded, Followed, RequestTraced
+from roundhouse.telemetry.otlp.names import (
+    Attributes,
+    Backends,
+    of_attempt,
+    of_embeddings,
+    of_embeddings_call,
+    of_request,
+)
 
 __all__ = ["Metrics"]
 
@@ -43,6 +50,9 @@ class Metrics:
         self._per_token = seconds(
             "gen_ai.server.time_per_output_token", "Time per output token generated after the first token.", _TOKEN_S
         )
+        self._embeddings = seconds(
+            "gen_ai.client.embeddings.duration", "GenAI client embeddings operation duration.", _DURATION_S
+        )
         self._older = _Older(meter) if older else None
 
     def record(self, event: RequestTraced, backends: Backends) -> None:
@@ -56,6 +66,15 @@ class Metrics:
                 self._per_token.record(ended.per_token_s, labels)
         for attempt in event.attempts:
             self._attempt(event, attempt, _labels(of_attempt(event, attempt, backends)))
+
+    def record_embeddings(self, event: EmbeddingsEnded, backends: Backends) -> None:
+        """The request as we served it, and the call of the backend once, however many shared it."""
+        self._request.record(event.total_s, _labels(of_embeddings(event, backends)))
+        if event.call is not None:
+            labels = _labels(of_embeddings_call(event, event.call, backends))
+            self._embeddings.record(event.call.seconds, labels)
+            if self._older is not None:
+                self._older.record_duration(event.call.seconds, labels)
 
     def _attempt(self, event: RequestTraced, attempt: Followed, labels: Attributes) -> None:
         self._duration.record(attempt.seconds, labels)
@@ -87,13 +106,18 @@ class _Older:
         self._tokens = _sizes(meter, "gen_ai.client.token.usage", "Number of input and output tokens used.")
 
     def record(self, event: RequestTraced, attempt: Followed, labels: Attributes) -> None:
-        labels = {**labels, "gen_ai.system": labels["gen_ai.provider.name"]}
-        self._duration.record(attempt.seconds, labels)
+        labels = self.record_duration(attempt.seconds, labels)
         if attempt.first_token_s is not None:
             self._first_chunk.record(attempt.first_token_s, labels)
         if attempt.outcome == OK:
             self._tokens.record(event.ended.input_tokens, {**labels, "gen_ai.token.type": "input"})
             self._tokens.record(event.ended.output_tokens, {**labels, "gen_ai.token.type": "output"})
+
+    def record_duration(self, seconds: float, labels: Attributes) -> Attributes:
+        """Gives the labels as they were then."""
+        labels = {**labels, "gen_ai.system": labels["gen_ai.provider.name"]}
+        self._duration.record(seconds, labels)
+        return labels
 
 
 def _seconds(meter: Meter, name: str, about: str, bounds: Sequence[float]) -> Histogram:

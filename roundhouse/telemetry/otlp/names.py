@@ -1,6 +1,6 @@
 """What a request is called in OpenTelemetry: the GenAI conventions as they are now, and as they were in v1.36 to v1.41.
 
-Source: github.com/open-telemetry/semantic-conventions-genai, docs/gen-ai/client-inference.md, gen-ai-metrics.md and
+Source: github.com/open-telemetry/semantic-conventions-genai, docs/gen-ai/client-inference.md, client-embeddings.md and
 non-normative/migration.md. The present names are in no package yet, so they stand here.
 """
 
@@ -11,9 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from roundhouse.core.trace import TraceContext
-from roundhouse.telemetry.events import CLIENT_LEFT, GIVEN_UP, OK, Followed, RequestTraced
+from roundhouse.telemetry.events import CLIENT_LEFT, GIVEN_UP, OK, EmbeddingsEnded, Followed, RequestTraced
 
-__all__ = ["OPT_IN", "Attributes", "Backend", "Backends", "is_served", "of_attempt", "of_request", "wants_older"]
+__all__ = [
+    "OPT_IN",
+    "Attributes",
+    "Backend",
+    "Backends",
+    "is_served",
+    "of_attempt",
+    "of_embeddings",
+    "of_embeddings_call",
+    "of_request",
+    "wants_older",
+]
 
 Attributes = dict[str, Any]
 OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
@@ -70,7 +81,7 @@ def of_request(event: RequestTraced, backends: Backends) -> Attributes:
         "roundhouse.arm": ended.arm,
     }
     return {
-        **_common(event.raw, backends.get(ended.target), ended.outcome),
+        **_common(_operation(event), backends.get(ended.target), ended.outcome),
         **_asked(event),
         "gen_ai.request.model": ended.route,
         "gen_ai.response.id": ended.request_id,
@@ -84,7 +95,7 @@ def of_request(event: RequestTraced, backends: Backends) -> Attributes:
 def of_attempt(event: RequestTraced, attempt: Followed, backends: Backends) -> Attributes:
     """Of the span of one attempt."""
     found: Attributes = {
-        **_common(event.raw, backends.get(attempt.target), attempt.outcome),
+        **_common(_operation(event), backends.get(attempt.target), attempt.outcome),
         **_address(backends.get(attempt.target)),
         "gen_ai.request.model": attempt.model,
         "gen_ai.request.stream": True,
@@ -104,15 +115,49 @@ def of_attempt(event: RequestTraced, attempt: Followed, backends: Backends) -> A
     return found
 
 
-def _common(raw: bool, backend: Backend | None, outcome: str) -> Attributes:
+def of_embeddings(event: EmbeddingsEnded, backends: Backends) -> Attributes:
+    """Of the span of a request for embeddings, and, as far as they are bounded, of its metrics."""
+    found: Attributes = {
+        **_common("embeddings", backends.get(event.target), event.outcome),
+        "gen_ai.request.model": event.route,
+        "gen_ai.response.id": event.request_id,
+        "roundhouse.outcome": event.outcome,
+        "roundhouse.embeddings.texts": event.texts,
+        "roundhouse.embeddings.shared": event.shared,
+    }
+    names = {"gen_ai.response.model": event.model, "roundhouse.target": event.target}
+    numbers = {"gen_ai.embeddings.dimension.count": event.dimensions}
+    return found | {name: value for name, value in (names | numbers).items() if value}
+
+
+def of_embeddings_call(event: EmbeddingsEnded, call: Followed, backends: Backends) -> Attributes:
+    """Of the span of a backend's call for embeddings. No backend of ours counts the tokens of texts it embeds."""
+    backend = backends.get(call.target)
+    found: Attributes = {
+        **_common("embeddings", backend, call.outcome),
+        **_address(backend),
+        "gen_ai.request.model": call.model,
+        "roundhouse.target": call.target,
+        "roundhouse.outcome": call.outcome,
+    }
+    if call.outcome == OK:
+        found["gen_ai.response.model"] = call.model
+    return found | ({"gen_ai.embeddings.dimension.count": event.dimensions} if event.dimensions else {})
+
+
+def _common(operation: str, backend: Backend | None, outcome: str) -> Attributes:
     """`roundhouse` is the provider of what nobody answered."""
     found: Attributes = {
-        "gen_ai.operation.name": "text_completion" if raw else "chat",
+        "gen_ai.operation.name": operation,
         "gen_ai.provider.name": backend.provider if backend else "roundhouse",
     }
     if outcome not in _NO_ERROR:
         found["error.type"] = outcome
     return found
+
+
+def _operation(event: RequestTraced) -> str:
+    return "text_completion" if event.raw else "chat"
 
 
 def _address(backend: Backend | None) -> Attributes:

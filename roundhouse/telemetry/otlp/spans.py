@@ -18,9 +18,17 @@ from opentelemetry.trace import (
 )
 
 from roundhouse.core.trace import TraceContext
-from roundhouse.telemetry.events import RequestTraced
+from roundhouse.telemetry.events import EmbeddingsEnded, RequestTraced
 from roundhouse.telemetry.log import Spoken
-from roundhouse.telemetry.otlp.names import Attributes, Backends, is_served, of_attempt, of_request
+from roundhouse.telemetry.otlp.names import (
+    Attributes,
+    Backends,
+    is_served,
+    of_attempt,
+    of_embeddings,
+    of_embeddings_call,
+    of_request,
+)
 from roundhouse.telemetry.redaction import Redaction
 
 __all__ = ["Ids", "Spans", "texts_of"]
@@ -56,10 +64,25 @@ class Spans:
         kind = SpanKind.SERVER if is_served(event.trace) else SpanKind.INTERNAL
         self._span(event.trace, kind, attributes, "", arrived_ns, ended_ns)
         for attempt in event.attempts:
+            if attempt.trace is None:
+                continue
             began_ns = arrived_ns + int(attempt.at_s * _NS)
             ended_at_ns = min(ended_ns, began_ns + int(attempt.seconds * _NS))
             attributes = of_attempt(event, attempt, backends)
             self._span(attempt.trace, SpanKind.CLIENT, attributes, attempt.reason, began_ns, ended_at_ns)
+
+    def emit_embeddings(self, event: EmbeddingsEnded, ended_ns: int, backends: Backends) -> None:
+        """As `emit`; nothing for what is not traced."""
+        if event.trace is None:
+            return
+        arrived_ns = ended_ns - int(event.total_s * _NS)
+        kind = SpanKind.SERVER if is_served(event.trace) else SpanKind.INTERNAL
+        self._span(event.trace, kind, of_embeddings(event, backends), "", arrived_ns, ended_ns)
+        if (call := event.call) is not None and call.trace is not None:
+            began_ns = arrived_ns + int(call.at_s * _NS)
+            attributes = of_embeddings_call(event, call, backends)
+            ended_at_ns = min(ended_ns, began_ns + int(call.seconds * _NS))
+            self._span(call.trace, SpanKind.CLIENT, attributes, call.reason, began_ns, ended_at_ns)
 
     def _span(
         self, trace: TraceContext, kind: SpanKind, attributes: Attributes, reason: str, began_ns: int, ended_ns: int

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from roundhouse.config import load_mapping
+from roundhouse.config import Settings, load_mapping
 from roundhouse.core.chat import ChatRequest, Sampling
-from roundhouse.core.errors import Error
+from roundhouse.core.errors import ConfigError, Error
 from roundhouse.core.trace import TraceContext
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.gateway import Reported
@@ -267,6 +267,89 @@ async def test_lost_and_delivered_spans_are_counted_at_metrics() -> None:
             text = gateway.metrics().decode()
     assert re.search(r'^roundhouse_otlp_spans_total{outcome="lost"} 0.0$', text, re.MULTILINE)
     assert "roundhouse_otlp_requests_lost_total 0.0" in text
+
+
+async def _embedding(exchange: Exchange) -> None:
+    """Two numbers for each text; none for one that says so."""
+    texts = exchange.json["input"]
+    if "broken" in texts:
+        await exchange.whole({"error": {"message": "out of order"}}, 500)
+        return
+    await exchange.whole({"data": [{"index": at, "embedding": [1.0, 2.0]} for at in range(len(texts))]})
+
+
+async def test_embeddings_are_told_as_the_conventions_have_them_and_a_shared_call_once() -> None:
+    with collector() as found:
+        async with _house(found.url, _embedding) as (gateway, (server,)):
+            headers = [(b"traceparent", f"00-{TRACE}-{PARENT}-01".encode())]
+            await asyncio.gather(gateway.embed(["a", "b"], headers=headers), gateway.embed(["c"]))
+            with pytest.raises(Error):
+                await gateway.embed(["broken"])
+    assert len(server.seen) == 2
+    served = [span for span in found.spans if span.kind == Span.SPAN_KIND_SERVER]
+    calls = [span for span in found.spans if span.kind == Span.SPAN_KIND_CLIENT]
+    assert [(span.name, attributes_of(span)["roundhouse.outcome"]) for span in served] == [
+        ("embeddings default", "ok"), ("embeddings default", "ok"), ("embeddings default", "provider_error"),
+    ]  # fmt: skip
+    assert (served[0].trace_id.hex(), served[0].parent_span_id.hex()) == (TRACE, PARENT)
+    assert [span.parent_span_id for span in calls] == [served[0].span_id, served[2].span_id]
+    said = {"gen_ai.operation.name": "embeddings", "gen_ai.provider.name": "openai", "gen_ai.request.model": "m0",
+            "gen_ai.embeddings.dimension.count": 2, "roundhouse.target": "t0"}  # fmt: skip
+    assert attributes_of(calls[0]).items() >= said.items()
+    assert attributes_of(served[0])["roundhouse.embeddings.texts"] == 2
+    assert attributes_of(served[0])["roundhouse.embeddings.shared"] is True
+    assert attributes_of(calls[1])["error.type"] == "provider_error"
+    assert calls[1].status.code == Status.STATUS_CODE_ERROR
+    duration = found.named("gen_ai.client.embeddings.duration")
+    assert duration.unit == "s"
+    assert sum(point.count for point in duration.histogram.data_points) == 2
+    assert b'"a"' not in b"".join(span.SerializeToString() for span in found.spans)
+
+
+async def test_a_reload_exchanges_the_collector_and_nothing_is_lost() -> None:
+    """What the first was owed is delivered; from then on the second is told, then nobody, then the first again."""
+    async with fake_server(answering) as server:
+        target = {"type": "openai", "name": "t0", "model": "m0", "endpoint": f"{server.url}/v1"}
+
+        def settings(**telemetry: Any) -> Settings:
+            return load_mapping({"llm": {"providers": [target]}, "telemetry": telemetry})
+
+        with collector() as one, collector() as two:
+            wanted = [settings(otlp={"endpoint": one.url})]
+            async with Gateway(wanted[0], lambda: wanted[0], exports=True) as gateway:
+                await _asked(gateway)
+                wanted[0] = settings(otlp={"endpoint": two.url, "headers": {"x-tenant": "a"}})
+                assert gateway.reload().as_dict()["at_the_next_start"] == []
+                await _asked(gateway)
+                await _asked(gateway)
+                wanted[0] = settings()
+                gateway.reload()
+                await _asked(gateway)
+                assert b"roundhouse_otlp_spans" not in gateway.metrics()
+                wanted[0] = settings(otlp={"endpoint": "no-url"})
+                with pytest.raises(ConfigError, match="no-url"):
+                    gateway.reload()
+                wanted[0] = settings(otlp={"endpoint": one.url})
+                gateway.reload()
+                await _asked(gateway)
+                assert gateway.metrics().count(b"\nroundhouse_otlp_requests_lost_total") == 1
+    assert (len(one.spans), len(two.spans)) == (2 + 2, 4)
+    assert {headers.get("x-tenant") for headers in two.headers} == {"a"}
+    assert {headers.get("x-tenant") for headers in one.headers} == {None}
+
+
+async def test_a_reload_away_from_a_collector_that_answers_nobody_makes_no_request_wait() -> None:
+    async with fake_server(answering) as server:
+        values = {"llm": {"providers": [{"type": "openai", "model": "m", "endpoint": f"{server.url}/v1"}]}}
+        with collector(answers=False) as found:
+            wanted = [load_mapping({**values, "telemetry": {"otlp": {"endpoint": found.url, "interval": 0.1}}})]
+            async with Gateway(wanted[0], lambda: wanted[0], exports=True) as gateway:
+                await gateway.generate(ASKED)
+                await asyncio.to_thread(found.came.wait)
+                wanted[0] = load_mapping(values)
+                gateway.reload()
+                assert (await gateway.generate(ASKED)).answer.text
+                found.hold.set()
 
 
 def _event(number: int) -> RequestTraced:

@@ -1,0 +1,180 @@
+"""SQLite by the standard library: a file in WAL mode, which several processes may write and read at once."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from roundhouse.core.errors import StoreError
+from roundhouse.database.dialect import SQLITE
+from roundhouse.database.seam import Damaged, Database, Row, Schema, Transaction, Unavailable
+
+__all__ = ["SQLiteDatabase", "Tuning"]
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """`before`: pragmas that count only for a file that is still empty; `pragmas`: those of every connection."""
+
+    before: tuple[str, ...] = ()
+    pragmas: tuple[str, ...] = ()
+
+
+class _Open(Transaction):
+    dialect = SQLITE
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def query(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        return self._db.execute(sql, values).fetchall()
+
+    def execute(self, sql: str, values: Sequence[object] = ()) -> int:
+        return self._db.execute(sql, values).rowcount
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        self._db.executemany(sql, rows)
+
+    def batches(self, sql: str, values: Sequence[object], size: int) -> Iterator[list[Row]]:
+        found = self._db.execute(sql, values)
+        while rows := found.fetchmany(size):
+            yield rows
+
+    def changed(self) -> None:
+        """`PRAGMA data_version` tells by itself."""
+
+
+class SQLiteDatabase(Database):
+    """The version of the schema is the file's `user_version`. A new file is its owner's alone, and so are its journals,
+    to which SQLite gives the same rights.
+    """
+
+    dialect = SQLITE
+    remote = False
+
+    def __init__(self, path: Path, schema: Schema, limit_s: float, tuning: Tuning, *, read_only: bool = False) -> None:
+        self.place = self.path = path
+        self.schema = schema
+        self._lock = threading.RLock()
+        try:
+            self._db = self._read_only(limit_s) if read_only else self._writable(limit_s)
+        except (OSError, sqlite3.Error) as error:
+            raise self._error(error, "opened") from error
+        try:
+            if read_only:
+                self._check()
+            else:
+                self._prepare(tuning)
+        except sqlite3.Error as error:
+            self._db.close()
+            raise self._error(error, "read" if read_only else "opened") from error
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _writable(self, limit_s: float) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        db = sqlite3.connect(self.path, timeout=limit_s, isolation_level=None, check_same_thread=False)
+        self._inode = self.path.stat().st_ino
+        return db
+
+    def _read_only(self, limit_s: float) -> sqlite3.Connection:
+        self._inode = self.path.stat().st_ino
+        uri = f"{self.path.resolve().as_uri()}?mode=ro"
+        return sqlite3.connect(uri, uri=True, timeout=limit_s, isolation_level=None, check_same_thread=False)
+
+    @property
+    def in_place(self) -> bool:
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self._db.close()
+
+    def query(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        try:
+            with self._lock:
+                return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._error(error, "read") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        with self._within("BEGIN IMMEDIATE", "written") as opened:
+            yield opened
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Transaction]:
+        with self._within("BEGIN", "read") as opened:
+            yield opened
+
+    def changes(self) -> int:
+        return int(self.query("PRAGMA data_version")[0][0])
+
+    def used_bytes(self) -> int:
+        pages, free, size = (
+            int(self.query(f"PRAGMA {name}")[0][0]) for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * size
+
+    def give_back(self) -> None:
+        try:
+            with self._lock:
+                if self._db.execute("PRAGMA freelist_count").fetchone()[0]:
+                    self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:
+            raise self._error(error, "written") from error
+
+    @contextmanager
+    def _within(self, begin: str, what: str) -> Iterator[Transaction]:
+        with self._lock:
+            try:
+                self._db.execute(begin)
+                try:
+                    yield _Open(self._db)
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise self._error(error, what) from error
+
+    def _prepare(self, tuning: Tuning) -> None:
+        for pragma in (*tuning.before, "journal_mode=WAL", "synchronous=NORMAL", *tuning.pragmas):
+            self._db.execute(f"PRAGMA {pragma}").fetchall()
+        steps = len(self.schema.steps)
+        if self._version() > steps:
+            raise self.newer()
+        for number in range(self._version(), steps):
+            with self.transaction() as opened:
+                if self._version() == number:  # another process may have done it while this one waited for its turn
+                    for statement in self.schema.statements(number, self.dialect):
+                        opened.execute(statement)
+                    opened.execute(f"PRAGMA user_version = {number + 1}")
+
+    def _check(self) -> None:
+        version = self._version()
+        if version > len(self.schema.steps):
+            raise self.newer()
+        if version == 0:
+            raise StoreError(f"{self.path} has no {self.schema.part} in it", path=str(self.path))
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def _error(self, error: Exception, what: str) -> StoreError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        kind = Damaged if code in _DAMAGE else Unavailable if code in _BUSY else StoreError
+        return kind(f"{self.path} cannot be {what}: {error}", path=str(self.path))

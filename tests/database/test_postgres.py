@@ -1,0 +1,121 @@
+"""PostgreSQL goes away in every way it can; a call ends within its limit and says so, and the next one works again."""
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from roundhouse.core.errors import StoreError
+from roundhouse.database import Address, Database, Schema, Unavailable, open_database
+from tests.postgres import PASSWORD, Postgres
+
+pytestmark = pytest.mark.postgres
+SCHEMA = Schema("things", ("CREATE TABLE things (id {whole} PRIMARY KEY)",))
+
+
+@pytest.fixture
+def db(postgres: Postgres) -> Iterator[Database]:
+    with closing(open_database(Address(postgres.fresh(), PASSWORD), SCHEMA, limit_s=2.0)) as found:
+        yield found
+
+
+def _add(db: Database, number: int) -> None:
+    with db.transaction() as opened:
+        opened.execute("INSERT INTO things VALUES (?)", (number,))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL], ids=["fast", "immediate", "killed"])
+def test_connections_survive_a_restart(postgres: Postgres, db: Database, how: signal.Signals) -> None:
+    _add(db, 1)
+    postgres.stop(how)
+    try:
+        for call in (lambda: db.query("SELECT 1"), lambda: _add(db, 2), db.changes):
+            with pytest.raises(Unavailable):
+                call()
+    finally:
+        postgres.start()
+    assert db.query("SELECT id FROM things") == [(1,)]
+    _add(db, 3)
+
+
+def test_a_restart_between_two_calls_is_not_even_noticed(postgres: Postgres, db: Database) -> None:
+    _add(db, 1)
+    postgres.stop()
+    postgres.start()
+    _add(db, 2)
+    postgres.stop()
+    postgres.start()
+    assert db.query("SELECT COUNT(*) FROM things") == [(2,)]
+
+
+def test_a_frozen_server_costs_no_more_than_the_limit(postgres: Postgres, db: Database) -> None:
+    _add(db, 1)
+    postgres.freeze(True)
+    try:
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            db.query("SELECT COUNT(*) FROM things")
+        with pytest.raises(Unavailable):
+            _add(db, 2)
+        assert time.monotonic() - began < 60  # and not for ever, which is what a frozen server takes
+    finally:
+        postgres.freeze(False)
+    assert db.query("SELECT COUNT(*) FROM things") == [(1,)]
+
+
+def test_a_statement_that_takes_too_long_is_ended_and_the_connection_stays(db: Database) -> None:
+    with pytest.raises(Unavailable):
+        db.query("SELECT pg_sleep(60)")
+    assert db.query("SELECT 1") == [(1,)]
+
+
+def test_a_wrong_password_is_said_and_never_shown(postgres: Postgres, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = postgres.url("postgres").replace("roundhouse@", "roundhouse:hunter2secret@")
+    for address in (Address(url), Address(postgres.url("postgres"), "hunter2secret")):
+        with closing(open_database(address, SCHEMA)) as db, pytest.raises(Unavailable, match="password") as caught:
+            db.query("SELECT 1")
+        assert "hunter2secret" not in f"{caught.value} {caught.value!r} {caplog.text}"
+
+
+def test_an_address_that_libpq_cannot_read_is_an_error_without_the_password() -> None:
+    address = Address("postgresql://ann:hunter2secret@host/db?nonsense=1")
+    with closing(open_database(address, SCHEMA)) as db, pytest.raises(StoreError) as caught:
+        db.query("SELECT 1")
+    assert "hunter2secret" not in str(caught.value)
+    assert "nonsense" in str(caught.value)
+
+
+def test_without_the_driver_the_extra_is_named(postgres: Postgres) -> None:
+    code = """
+import sys
+sys.modules["psycopg"] = None
+from roundhouse.core.errors import MissingExtra
+from roundhouse.database import Address, Schema, open_database
+try:
+    open_database(Address("postgresql://h/d"), Schema("x", ()))
+except MissingExtra as error:
+    assert "roundhouse[postgres]" in str(error)
+else:
+    raise SystemExit("no error")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_user_who_may_make_no_tables_is_told_what_is_missing(postgres: Postgres) -> None:
+    url = postgres.fresh()
+    with postgres.connect(url.rpartition("/")[2]) as admin:
+        admin.execute("DROP ROLE IF EXISTS guest")
+        admin.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
+    guest = Address(url.replace("roundhouse@", "guest@"), "guest")
+    with closing(open_database(guest, SCHEMA)) as db, pytest.raises(StoreError, match="CREATE"):
+        db.query("SELECT 1")
+    with postgres.connect(url.rpartition("/")[2]) as admin:  # as an administrator would
+        admin.execute("CREATE SCHEMA roundhouse AUTHORIZATION guest")
+    with closing(open_database(guest, SCHEMA)) as db:
+        assert db.query("SELECT COUNT(*) FROM things") == [(0,)]
