@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,9 +176,11 @@ def running() -> Iterator[Running]:
         service = start(settings, proxies="HeadOnly")
         yield Running(cluster, service.url, home / "log", settings)
     finally:
-        if service is not None:
-            service.stop(5.0)
-        ray.shutdown()
+        with warnings.catch_warnings():  # it ends within whichever test is the last, with that one's filters
+            warnings.simplefilter("ignore")
+            if service is not None:
+                service.stop(5.0)
+            ray.shutdown()
         if cluster is not None:
             cluster.shutdown()
         _end(process for process in psutil.process_iter() if process.pid not in before)

@@ -156,7 +156,7 @@ async def test_an_engine_that_crashes_costs_no_answer_silently_and_is_started_ag
     outcomes = await asyncio.gather(*asked)
     assert [one for one in outcomes if one.error] == []
     assert {one.text for one in outcomes} == {WORDS}
-    assert any(one.seams for one in outcomes)
+    assert running.noted("begin") > begun + 6  # what it had was asked for again, or went on, elsewhere
 
     async def both() -> bool:
         await asyncio.gather(*(client.ask("words", f"again {number}", max_tokens=2) for number in range(8)))
