@@ -21,6 +21,7 @@ from benchmarks import (
     startup,
     survival,
     turntable,
+    workers,
 )
 from benchmarks.report import Row, table
 
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "startup": startup.run,
     "relay": relay.run,
     "paced": paced.run,
+    "workers": workers.run,
     "engine": engine.run,
     "batching": batching.run,
     "memory": memory.run,

@@ -16,10 +16,10 @@ import uvloop
 from benchmarks.processes import Running, mock_backend, served
 from benchmarks.report import Row
 
-__all__ = ["run"]
+__all__ = ["PERIOD_S", "PIECES", "longest_pause", "run"]
 
-_PIECES = 64
-_PERIOD_S = 0.020
+PIECES = 64
+PERIOD_S = 0.020
 _STREAMS = (128, 256, 512, 768)
 _LIMIT_S = 0.100
 _ROUNDS = 2
@@ -29,8 +29,8 @@ _BODY = b'{"model":"default","stream":true,"messages":[{"role":"user","content":
 def run() -> list[Row]:
     rows = []
     carried = 0
-    with mock_backend(_PIECES, _PERIOD_S) as mock, served(mock.url, slots=max(_STREAMS)) as server:
-        uvloop.run(_longest_pause(server.url, 8))
+    with mock_backend(PIECES, PERIOD_S) as mock, served(mock.url, slots=max(_STREAMS)) as server:
+        uvloop.run(longest_pause(server.url, 8))
         for streams in _STREAMS:
             pause, busy = _through(server, streams)
             direct, _ = _through(mock, streams)
@@ -39,20 +39,20 @@ def run() -> list[Row]:
             if pause > _LIMIT_S:
                 break
             carried = streams
-    said = f"{carried} (of {_PIECES} pieces, {_PERIOD_S * 1000:.0f} ms apart)"
+    said = f"{carried} (of {PIECES} pieces, {PERIOD_S * 1000:.0f} ms apart)"
     return [*rows, Row("paced streams without a pause over 100 ms", said, ">= 512", carried >= 512)]
 
 
 def _through(server: Running, streams: int) -> tuple[float, float]:
     process = psutil.Process(server.pid)
     began, before = time.perf_counter(), sum(process.cpu_times()[:2])
-    pause = uvloop.run(_longest_pause(server.url, streams))
+    pause = uvloop.run(longest_pause(server.url, streams))
     return pause, (sum(process.cpu_times()[:2]) - before) / (time.perf_counter() - began)
 
 
-async def _longest_pause(url: str, streams: int) -> float:
+async def longest_pause(url: str, streams: int) -> float:
     """Seconds between two reads of one stream, over all; clients begin spread over the length of a stream."""
-    clients = [asyncio.create_task(_client(url, _PIECES * _PERIOD_S * n / streams)) for n in range(streams)]
+    clients = [asyncio.create_task(_client(url, PIECES * PERIOD_S * n / streams)) for n in range(streams)]
     return max(await asyncio.gather(*clients))
 
 
@@ -87,7 +87,7 @@ class _Reader(asyncio.Protocol):
         self._transport.write(self._request)
         await self._ended
         text = b"".join(self._told)
-        if not text.startswith(b"HTTP/1.1 200") or text.count(b'"Hello"') != _PIECES:
+        if not text.startswith(b"HTTP/1.1 200") or text.count(b'"Hello"') != PIECES:
             raise RuntimeError(f"a stream was not whole: {text[:60]!r}")
         return self._longest
 

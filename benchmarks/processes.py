@@ -20,13 +20,14 @@ class Running:
 
 
 @contextmanager
-def served(backend_url: str, slots: int | None = None) -> Iterator[Running]:
+def served(backend_url: str, slots: int | None = None, workers: int = 1) -> Iterator[Running]:
     """`roundhouse serve` over one OpenAI-compatible backend; `url` has no /v1."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "c.yaml"
         more = f", slots: {slots}" if slots else ""
         config.write_text(f"llm: {{providers: [{{type: openai, model: m, endpoint: '{backend_url}'{more}}}]}}\n")
         command = [sys.executable, "-m", "roundhouse", "serve", "--port", "0", "--config", str(config)]
+        command += ["--workers", str(workers)]
         with _running(command) as (line, pid):
             yield Running(line.removeprefix("listening on ").strip().removesuffix("/v1"), pid)
 

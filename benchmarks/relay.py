@@ -17,7 +17,7 @@ import uvloop
 from benchmarks.processes import Running, bare_relay, mock_backend, served
 from benchmarks.report import Row, percentile
 
-__all__ = ["run"]
+__all__ = ["run", "throughput"]
 
 _BODY = b'{"model":"default","messages":[{"role":"user","content":"Hello"}]}'
 _WARM_UP = 300
@@ -33,8 +33,8 @@ def run() -> list[Row]:
         through = uvloop.run(_latencies(server.url))
         relayed = uvloop.run(_latencies(relay.url))
         turns = [(_per_core(server), _per_core(relay)) for _ in range(_TURNS)]
-        rate = uvloop.run(_throughput(server.url))
-        direct_rate = uvloop.run(_throughput(mock.url))
+        rate = uvloop.run(throughput(server.url))
+        direct_rate = uvloop.run(throughput(mock.url))
     p50, p99 = (_added(through, direct, share) for share in (0.5, 0.99))
     ours, bare = (statistics.median(values) for values in zip(*turns, strict=True))
     share = statistics.median(one / other for one, other in turns)
@@ -56,7 +56,7 @@ def _per_core(server: Running) -> float:
     """Requests for each second of processor time."""
     process = psutil.Process(server.pid)
     before = sum(process.cpu_times()[:2])
-    rate = uvloop.run(_throughput(server.url))
+    rate = uvloop.run(throughput(server.url))
     return rate * _SECONDS / (sum(process.cpu_times()[:2]) - before)
 
 
@@ -77,7 +77,7 @@ async def _latencies(url: str) -> list[float]:
     return measured
 
 
-async def _throughput(url: str) -> float:
+async def throughput(url: str) -> float:
     connections = [await _Connection.open(url) for _ in range(_CONNECTIONS)]
     end = time.perf_counter() + _SECONDS
 

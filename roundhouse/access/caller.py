@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from roundhouse.access.keys import Key, KeyLimits, Role
@@ -33,7 +33,7 @@ class _Bucket:
 
 @dataclass(slots=True)
 class Caller:
-    """One key at work; all its requests share it. `now` is any clock that only goes forward.
+    """One key at work; all its requests share it. `now` is any clock that only goes forward. `digest`: the key's.
 
     `elsewhere`: how many of its requests run on other servers, as far as is known. `used_requests` and `used_tokens`
     are what other servers have not been told of.
@@ -47,6 +47,7 @@ class Caller:
     elsewhere: int = 0
     used_requests: int = 0
     used_tokens: int = 0
+    digest: str = field(default="", repr=False)
     _requests: _Bucket = field(init=False)
     _tokens: _Bucket = field(init=False)
 
@@ -56,7 +57,7 @@ class Caller:
 
     @classmethod
     def of(cls, key: Key) -> Caller:
-        return cls(key.name, key.role, frozenset(key.routes), key.limits)
+        return cls(key.name, key.role, frozenset(key.routes), key.limits, digest=key.digest)
 
     def enter(self, now: float, count: int = 1) -> None:
         """So many requests begin. Raises `RateLimited`, and then counts nothing. Every success wants a `leave`."""
@@ -76,16 +77,13 @@ class Caller:
     def leave(self, count: int = 1) -> None:
         self.running -= count
 
-    @contextmanager
-    def more(self, count: int, now: float) -> Iterator[None]:
+    @asynccontextmanager
+    async def more(self, count: int, now: float) -> AsyncIterator[None]:
         """While one request that has entered is `count` more: several answers, each of which takes a slot.
 
         Raises `RateLimited`, or `NotAllowed` if waiting would not help.
         """
-        limits = self.limits
-        for most, what in ((limits.concurrent, "at once"), (limits.requests_per_minute, "a minute")):
-            if most and count + 1 > most:
-                raise NotAllowed(f'this asks for {count + 1} answers; the key "{self.name}" may have {most} {what}')
+        self.check_count(count)
         if count:
             self.enter(now, count)
         try:
@@ -93,6 +91,13 @@ class Caller:
         finally:
             if count:
                 self.leave(count)
+
+    def check_count(self, count: int) -> None:
+        """Raises `NotAllowed` if one request could never be `count` more."""
+        limits = self.limits
+        for most, what in ((limits.concurrent, "at once"), (limits.requests_per_minute, "a minute")):
+            if most and count + 1 > most:
+                raise NotAllowed(f'this asks for {count + 1} answers; the key "{self.name}" may have {most} {what}')
 
     def spend(self, tokens: int, now: float) -> None:
         """Tokens that were read and written for it: known only when they are, so the last answer may overdraw."""

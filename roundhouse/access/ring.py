@@ -55,7 +55,7 @@ class KeyRing:
         now = self._clock()
         if now - self._looked >= _LOOK_EVERY_S:
             self._looked = now
-            self._look()
+            self.look()
         return self.required or (self._copied and self._stamp is None)
 
     @property
@@ -97,7 +97,10 @@ class KeyRing:
             raise KeyRejected(
                 "a key is needed: send it as `Authorization: Bearer KEY`; `roundhouse keys create` makes one"
             )
-        digest = digest_of(secret)
+        return self.known(digest_of(secret))
+
+    def known(self, digest: str) -> Caller:
+        """Who asks with the secret of that SHA-256, as `caller`."""
         key, caller = self._callers.get(digest, (None, ANYONE))
         if key is None or not hmac.compare_digest(key.digest, digest):
             raise KeyRejected("this key is not valid")
@@ -110,7 +113,8 @@ class KeyRing:
         self._file, self._configured, self._stamp = other._file, other._configured, other._stamp
         self._take([key for key, _ in other._callers.values()])
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Take what has changed in the file."""
         stamp = self._stamp_now()
         if stamp == self._stamp:
             return

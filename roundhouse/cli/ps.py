@@ -25,6 +25,8 @@ def ps(
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for worker in state.get("workers", ()):
+        print(f"worker {worker['pid']}: {worker['requests']} requests, {worker['connections']} connections")
     print(f"{state['active']} requests run or wait, {state['waiting']} of them for a slot")
 
 

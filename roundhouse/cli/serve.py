@@ -5,36 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import logging
-import math
 import signal
 import socket
-import ssl
 import sys
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from starlette.types import ASGIApp
 
 from roundhouse.cli.common import ConfigOption, settings_of
 from roundhouse.cli.reloader import Reloader
-from roundhouse.config import Server, Settings
+from roundhouse.config import Settings
 from roundhouse.core.errors import ConfigError, MissingExtra
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.keeping import log_style
 from roundhouse.gateway.labels import renew_labels
 from roundhouse.server.access import key_ring, sharing_of
+from roundhouse.server.tls import tls_files
 from roundhouse.telemetry.log import Log
 
 if TYPE_CHECKING:  # loaded only when a server starts
     import uvicorn
 
-    from roundhouse.server.protocol import ConnectionLimits, Limited
+    from roundhouse.access.ring import KeyRing
+    from roundhouse.server.workers.crew import Crew
 
 __all__ = ["serve"]
 
@@ -44,7 +41,6 @@ _HINTS = {
     errno.EADDRNOTAVAIL: "this machine has no such address; choose another --host",
     socket.EAI_NONAME: "no such name is known; choose another --host",
 }
-_COLLECT_AFTER = 20_000  # allocations beyond frees; 700 is Python's own, which is hundreds of times a second under load
 
 
 def serve(
@@ -54,19 +50,23 @@ def serve(
     cluster: Annotated[
         str, typer.Option(metavar="ray[://HOST:PORT]", help="Run targets and entrances on a Ray cluster.")
     ] = "",
+    workers: Annotated[int | None, typer.Option(help="Processes that answer; 1 = this one alone.")] = None,
 ) -> None:
     """Serve the wires of OpenAI, Anthropic and Ollama, and the dashboard, over the configured targets."""
     debug = "debug" if logging.getLogger().level == logging.DEBUG else None  # by --debug, which beats the file
-    flags = {"server.host": host, "server.port": port, "telemetry.log.level": debug}
+    flags = {"server.host": host, "server.port": port, "server.workers": workers, "telemetry.log.level": debug}
     settings = settings_of(config, flags)
-    ring, tls = key_ring(settings), _tls(settings)
+    ring, tls = key_ring(settings), tls_files(settings)
     renew_labels(settings)
     if cluster:
         _serve_cluster(settings, cluster, tls)
         return
     _more_files()
     listening = _listen(settings.server.host, settings.server.port)
+    import uvicorn
+
     from roundhouse.server.app import LOOPBACK_HOSTS, Access, build_app
+    from roundhouse.server.serving import config_of, renewal_of
 
     log = Log(log_style(settings))
     gateway = Gateway(
@@ -79,14 +79,18 @@ def serve(
         log=log,
     )
     gateway.before_reload(lambda new: partial(log.apply, log_style(new)))
+    crew = _crew(gateway, ring, settings, listening)
     app = build_app(
         gateway,
         Access(ring, (*LOOPBACK_HOSTS, *settings.server.hosts), settings.server.origins, sharing_of(settings, ring)),
         body_limit_bytes=settings.server.body_limit_mib << 20,
         on_ready=lambda: _open(gateway, log, settings, listening, "https" if tls else "http"),
+        beside=(lambda: crew) if crew else contextlib.nullcontext,
     )
+    options = config_of(app, settings.server, None if crew else tls, behind=crew is not None)
+    gateway.before_reload(renewal_of(options))
     try:
-        _run(app, gateway, settings.server, listening, tls)
+        _run(crew.server(options) if crew else uvicorn.Server(options), [] if crew else [listening])
     finally:
         log.close()
 
@@ -115,84 +119,30 @@ def _serve_cluster(settings: Settings, where: str, tls: tuple[str, str] | None) 
         service.stop(settings.server.drain_s)
 
 
-def _run(
-    app: ASGIApp, gateway: Gateway, settings: Server, listening: socket.socket, tls: tuple[str, str] | None
-) -> None:
+def _crew(gateway: Gateway, ring: KeyRing, settings: Settings, listening: socket.socket) -> Crew | None:
+    """None = this process answers by itself."""
+    if settings.server.workers == 1:
+        return None
+    if not hasattr(socket, "send_fds"):
+        raise ConfigError("server.workers: this system cannot hand connections over; use 1", key="server.workers")
+    from roundhouse.server.workers.crew import Crew
+
+    return Crew(gateway, ring, settings, listening)
+
+
+def _run(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
     """Until a signal; leaves with 1 if it could not start."""
-    import uvicorn
-
-    from roundhouse.server.guard import SECURITY_HEADERS
-    from roundhouse.server.protocol import limited
-
-    protocol = limited(_limits(settings))
-    certificate, private_key = tls or (None, None)
-    options = uvicorn.Config(
-        app,
-        http=protocol,
-        ws="none",
-        log_config=None,  # its lines go where ours go
-        log_level="warning",
-        access_log=False,
-        headers=list(SECURITY_HEADERS),
-        limit_concurrency=settings.connections,
-        timeout_graceful_shutdown=math.ceil(settings.drain_s),
-        server_header=False,
-        proxy_headers=False,
-        lifespan="on",
-        ssl_certfile=certificate,
-        ssl_keyfile=private_key,
-    )
-    gateway.before_reload(_renewal(options, protocol, tls))
-    server = uvicorn.Server(options)
     with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listening])
+        server.run(sockets=sockets)
     if not server.started:
         sys.exit(1)
 
 
-def _limits(settings: Server) -> ConnectionLimits:
-    from roundhouse.server.protocol import ConnectionLimits
-
-    return ConnectionLimits(
-        head_s=settings.head_timeout_s,
-        request_s=settings.request_timeout_s,
-        stalled_s=settings.stalled_timeout_s,
-        head_bytes=settings.head_limit_kib << 10,
-    )
-
-
-def _renewal(
-    options: uvicorn.Config, protocol: type[Limited], tls: tuple[str, str] | None
-) -> Callable[[Settings], Callable[[], None]]:
-    """For `Gateway.before_reload`: limits of connections, and a certificate that was renewed in its files."""
-
-    def prepare(new: Settings) -> Callable[[], None]:
-        files = _tls(new)
-
-        def apply() -> None:
-            protocol.limits = _limits(new.server)
-            options.limit_concurrency = new.server.connections
-            options.timeout_graceful_shutdown = math.ceil(new.server.drain_s)
-            if files and tls and options.ssl is not None:
-                options.ssl.load_cert_chain(*files)
-
-        return apply
-
-    return prepare
-
-
-def _settle_memory() -> None:
-    """What was built by now stays for good, so the collector need not look at it again and again; and a request leaves
-    no cycles behind, so it need not look often.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, 20, 50)
-
-
 def _open(gateway: Gateway, log: Log, settings: Settings, listening: socket.socket, scheme: str) -> None:
     """From now on requests are served, and the configuration is read again when asked."""
-    _settle_memory()
+    from roundhouse.server.serving import settle_memory
+
+    settle_memory()
     reloader = Reloader(gateway, log.say)
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
@@ -217,27 +167,6 @@ def _more_files() -> None:
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _tls(settings: Settings) -> tuple[str, str] | None:
-    """The files of certificate and key. Raises `ConfigError` unless both files are there, or neither is asked for."""
-    server = settings.server
-    files = {"tls_cert": server.tls_cert, "tls_key": server.tls_key}
-    if not any(files.values()):
-        return None
-    found = {}
-    for name, text in files.items():
-        path = Path(settings.source).parent / Path(text).expanduser()
-        if not text or not path.is_file():
-            said = f"there is no file {path}" if text else "both tls_cert and tls_key are needed"
-            raise ConfigError(f"server.{name}: {said}", source=settings.source, key=f"server.{name}")
-        found[name] = str(path)
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(found["tls_cert"], found["tls_key"], lambda: "")
-    except (ssl.SSLError, OSError) as error:
-        said = f"server.tls_cert and tls_key cannot be used: {error}"
-        raise ConfigError(said, source=settings.source, key="server.tls_cert") from error
-    return found["tls_cert"], found["tls_key"]
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -319,6 +319,9 @@ def file_rule(types: Sequence[str]) -> Section:
         "stalled_timeout": Duration("How long a client may take nothing of its answer.", low=0.01),
         "connections": Number("Open at once.", 1, 1_000_000, whole=True),
         "drain": Duration("What running requests are given at the end.", low=0),
+        "workers": Number(
+            "Processes that answer; more than 1 relay beside the one that owns the engines.", 1, 64, True
+        ),
         "tls_cert": Text("Certificate chain, as a PEM file; serves https."),
         "tls_key": Text("Private key, as a PEM file."),
         "watch": Switch("Read this file again when it changes; SIGHUP does it at any time."),

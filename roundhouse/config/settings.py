@@ -106,7 +106,8 @@ class Server:
 
     A request's head must arrive within `head_timeout_s`, all of it within `request_timeout_s`; a client that takes
     nothing of its answer for `stalled_timeout_s` is cut off. `connections` are open at once. `drain_s` is what running
-    requests are given at the end. `watch`: read the configuration again when it changes.
+    requests are given at the end. `workers`: processes that answer, 1 = the one that owns the engines does. `watch`:
+    read the configuration again when it changes.
     """
 
     host: str = "127.0.0.1"
@@ -120,6 +121,7 @@ class Server:
     stalled_timeout_s: float = 60.0
     connections: int = 4096
     drain_s: float = 30.0
+    workers: int = 1
     tls_cert: str = ""
     tls_key: str = ""
     watch: bool = False

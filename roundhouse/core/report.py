@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import msgspec
 
 from roundhouse.core.errors import Attempt
 
-__all__ = ["Choice", "Report", "Seam"]
+__all__ = ["Choice", "Report", "Seam", "new_id"]
+
+
+def new_id() -> str:
+    """Of a request: as hard to guess as a UUID, for whoever knows it may tell what came of the answer."""
+    return os.urandom(16).hex()
 
 
 class Seam(msgspec.Struct, frozen=True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import platformdirs
 
@@ -26,6 +28,7 @@ from roundhouse.providers.registry import create, known
 from roundhouse.providers.secrets import login_of
 from roundhouse.resources.learned import Learned
 from roundhouse.routing.breaker import BreakerPolicy
+from roundhouse.routing.contact import Contact
 from roundhouse.routing.replica import Replica
 from roundhouse.routing.room import Room, RoomPolicy
 from roundhouse.routing.target import Check, Target, TokenLimits
@@ -204,25 +207,40 @@ def capabilities_of(entry: TargetSettings) -> Capabilities:
     ).capabilities
 
 
-def connector(entry: TargetSettings, limits: Limits, *, managed: bool) -> Callable[[Ready], LLMProvider]:
+def connector(entry: TargetSettings, limits: Limits, *, managed: bool) -> Connector:
     headers = dict(entry.headers)
     options = {} if managed else dict(entry.options)
     for option, header in (("organization", "OpenAI-Organization"), ("project", "OpenAI-Project")):
         if entry.type == "openai" and option in options:
             headers[header] = options.pop(option)
+    # An engine of ours is watched: it lives, or we know that it died. One that accepts late is only overrun.
+    connect_s = max(limits.connect_s, limits.first_token_s) if managed else limits.connect_s
+    return Connector(entry, headers, options, connect_s)
 
-    def connect(ready: Ready) -> LLMProvider:
+
+@dataclass(frozen=True, slots=True)
+class Connector:
+    """Builds the client of a ready engine of `entry`, or tells how another process would."""
+
+    entry: TargetSettings
+    headers: Mapping[str, str]
+    options: Mapping[str, Any]
+    connect_s: float
+
+    def __call__(self, ready: Ready) -> LLMProvider:
+        return create(self.entry.type, self._endpoint(ready))
+
+    def contact(self, ready: Ready) -> Contact:
+        return Contact(self.entry.type, self._endpoint(ready))
+
+    def _endpoint(self, ready: Ready) -> Endpoint:
         url, login = login_of(ready.url)
-        endpoint = Endpoint(
-            target=entry.name,
+        return Endpoint(
+            target=self.entry.name,
             url=url,
-            model=entry.model,
+            model=self.entry.model,
             key=ready.key,
-            headers={**headers, **login},
-            options=options,
-            # An engine of ours is watched: it lives, or we know that it died. One that accepts late is only overrun.
-            connect_s=max(limits.connect_s, limits.first_token_s) if managed else limits.connect_s,
+            headers={**self.headers, **login},
+            options=self.options,
+            connect_s=self.connect_s,
         )
-        return create(entry.type, endpoint)
-
-    return connect

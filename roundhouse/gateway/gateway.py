@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from msgspec import structs
 from roundhouse.config import Settings
 from roundhouse.core.chat import Answer, ChatRequest, collect
 from roundhouse.core.errors import ConfigError, Error, InvalidRequest, ModelNotFound, TemplateError, Unsupported
-from roundhouse.core.report import Report
+from roundhouse.core.report import Report, new_id
 from roundhouse.experiments.store import Run
 from roundhouse.gateway.build import notices
 from roundhouse.gateway.cards import Card, Cards
@@ -37,6 +36,7 @@ from roundhouse.gateway.wordings import Read, catalog_of, read_by, with_prompt, 
 from roundhouse.prompts.catalog import Catalog
 from roundhouse.prompts.prompt import Prepared
 from roundhouse.providers.base import CountsTokens, LLMProvider, Pulls
+from roundhouse.routing.errand import Errand
 from roundhouse.routing.manager import Manager, Reply
 from roundhouse.routing.route import Route
 from roundhouse.routing.turntable import Order, Switch
@@ -91,6 +91,7 @@ class Gateway:
         self._following: Following | None = None
         self._labels: Labels | None = None
         self._keeps_routes = keeps_routes
+        self.workers: Callable[[], list[dict[str, Any]]] | None = None
         self._prepare: list[Callable[[Settings], Callable[[], None]]] = []
 
     async def __aenter__(self) -> Gateway:
@@ -172,8 +173,9 @@ class Gateway:
         return self._open_manager.recent(count)
 
     def state(self) -> Mapping[str, Any]:
-        """Every replica as it stands, and how many requests run and wait."""
-        return self._open_manager.state()
+        """Every replica as it stands, how many requests run and wait, and the worker processes, if there are any."""
+        state = self._open_manager.state()
+        return state if self.workers is None else {**state, "workers": self.workers()}
 
     def listen(self, listener: Tell) -> None:
         """Have `listener` told of every event from now on. It must not block or raise."""
@@ -256,13 +258,20 @@ class Gateway:
         return self.reload().as_dict()
 
     async def converse(
-        self, request: ChatRequest, *, prompt: str = "", variables: Mapping[str, Any] | None = None, caller: Caller
+        self,
+        request: ChatRequest,
+        *,
+        prompt: str = "",
+        variables: Mapping[str, Any] | None = None,
+        caller: Caller,
+        errand: Errand | None = None,
     ) -> Reply:
         """As `stream`, for an outside caller: with a prompt by name, and in the arm of an experiment that concerns it.
 
-        Raises what `prompted` and `within_window` raise.
+        `errand`: of another process, which carries the attempts out. Raises what `prompted` and `within_window` raise.
         """
-        request_id, values = _new_id(), dict(variables or {})
+        request_id = new_id() if errand is None else errand.request_id
+        values = dict(variables or {})
         if (trace := self._observers.begin(caller.headers)) is not None:
             request = structs.replace(request, trace=trace)
         enrolled = await self._laboratory.enrol(request, prompt, values, caller, request_id)
@@ -278,7 +287,7 @@ class Gateway:
         except Error as error:
             self._laboratory.failed(enrolled, error)
             raise
-        reply = self.stream(request, request_id)
+        reply = self.stream(request, request_id, errand)
         reply.report.warnings += cut
         return self._laboratory.watch(reply, enrolled, values)
 
@@ -311,14 +320,14 @@ class Gateway:
         """Its intervals at past times and now. Raises `InvalidRequest` for an unknown name."""
         return await self._laboratory.course(experiment)
 
-    def stream(self, request: ChatRequest, request_id: str = "") -> Reply:
+    def stream(self, request: ChatRequest, request_id: str = "", errand: Errand | None = None) -> Reply:
         """The answer as it comes. Raises `ModelNotFound` for an unknown name; other errors come from the stream."""
         if not request.messages and request.wording is None:
             raise InvalidRequest("there are no messages; send at least one", param="messages")
         route = self._route(request.model)
         if request.trace is None and (trace := self._observers.begin()) is not None:
             request = structs.replace(request, trace=trace)
-        reply = self._open_manager.stream(request, route, self._report(request, route, request_id))
+        reply = self._open_manager.stream(request, route, self._report(request, route, request_id), errand)
         tells = self._observers.of_texts
         return overheard(reply, request, tells) if tells else reply
 
@@ -454,7 +463,7 @@ class Gateway:
         return target.name, target.model
 
     def _report(self, request: ChatRequest, route: Route, request_id: str) -> Report:
-        report = Report(request_id=request_id or _new_id(), route=route.name)
+        report = Report(request_id=request_id or new_id(), route=route.name)
         if isinstance(request.wording, Prepared):
             report.prompt = f"{request.wording.prompt.name}@{request.wording.version}"
         return report
@@ -467,8 +476,3 @@ class Gateway:
             said = f"did you mean {near[0]}?" if near else f"there are {', '.join(routes)}"
             raise ModelNotFound(f'there is no route or target "{name}"; {said}', model=name, known=tuple(routes))
         return found
-
-
-def _new_id() -> str:
-    """As hard to guess as a UUID: whoever knows it may tell what came of the answer."""
-    return os.urandom(16).hex()

@@ -17,7 +17,7 @@ __all__ = ["Change", "Reloaded", "compare"]
 # Fields of an entry that can change while its engines run; the others make it another model, or another way to it.
 _LIVE = ("family", "timeout_s", "sampling", "ttl_s", "pin", "preload", "check")
 # What is read once, when the server starts.
-_AT_START = ("server.host", "server.port", "server.watch", "breaker", "state")
+_AT_START = ("server.host", "server.port", "server.watch", "server.workers", "breaker", "state")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import NoReturn, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -15,13 +15,13 @@ from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Timings
 from roundhouse.core.errors import BadResponse, Error, ProviderError, StreamBroken, TimedOut
 from roundhouse.core.report import Report, Seam
 from roundhouse.providers.base import CountsTokens, LLMProvider, require
+from roundhouse.routing.contact import Contact
 from roundhouse.routing.failover import Sent
 from roundhouse.routing.patience import Patience
-from roundhouse.routing.replica import Replica
 from roundhouse.routing.resume import Differs, Resume, Strip, joined_usage, resumes
 from roundhouse.routing.target import Target
 
-__all__ = ["Attempt"]
+__all__ = ["Attempt", "Backend"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,13 +30,42 @@ T = TypeVar("T")
 _ASK_AT = 0.8
 
 
+class _Engine(Protocol):
+    """Of it: `death` is why it answers no more."""
+
+    @property
+    def managed(self) -> bool: ...
+
+    @property
+    def death(self) -> Error | None: ...
+
+
+class Backend(Protocol):
+    """What an attempt needs of a replica."""
+
+    key: str
+    moved_at: float
+    gave_at: float
+
+    @property
+    def engine(self) -> _Engine: ...
+
+    @property
+    def ready_client(self) -> LLMProvider | None: ...
+
+    @property
+    def contact(self) -> Contact | None: ...
+
+    async def client(self) -> LLMProvider: ...
+
+
 class Attempt:
     """`sent` is what the client has already: if there is any, the backend is asked to go on from exactly there."""
 
     def __init__(
         self,
         target: Target,
-        replica: Replica,
+        replica: Backend,
         request: ChatRequest,
         report: Report,
         sent: Sent,

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks
@@ -31,6 +32,7 @@ from roundhouse.routing.admission import Admission
 from roundhouse.routing.attempt import Attempt
 from roundhouse.routing.canary import Outcome
 from roundhouse.routing.describe import describe
+from roundhouse.routing.errand import Errand, Ordered
 from roundhouse.routing.failover import conclude
 from roundhouse.routing.follow import followed
 from roundhouse.routing.room import Room
@@ -163,9 +165,12 @@ class Manager:
             await replica.aclose()
             self.room.dismiss(replica)
 
-    def stream(self, request: ChatRequest, route: Route, report: Report) -> Reply:
-        """The answer of the first candidate that can give one. Nothing starts before the first iteration."""
-        return Reply(self._serve(request, route, report), report)
+    def stream(self, request: ChatRequest, route: Route, report: Report, errand: Errand | None = None) -> Reply:
+        """The answer of the first candidate that can give one. Nothing starts before the first iteration.
+
+        `errand`: another process carries the attempts out; what it gave its client comes here as one piece.
+        """
+        return Reply(self._serve(request, route, report, errand), report)
 
     def recent(self, count: int) -> list[Report]:
         """The last requests, the newest first."""
@@ -246,10 +251,12 @@ class Manager:
             if isinstance(result, BaseException):
                 log.error("closing %s: %s", replica.key, result)
 
-    async def _serve(self, request: ChatRequest, route: Route, report: Report) -> Chunks:
-        arrived = self.clock()
+    async def _serve(self, request: ChatRequest, route: Route, report: Report, errand: Errand | None) -> Chunks:
+        arrived = self.clock() if errand is None else errand.arrived
         deadline = arrived + (request.deadline_s or self.policy.total_s)
         run = Run(request, route, report, arrived, deadline, prefix_of(request))
+        if errand is not None:
+            run.errand, run.gaps = errand, errand.gaps
         if route.canary is not None:
             run.arm = route.canary.arm(self._chance())
         self._remember(report)
@@ -260,7 +267,8 @@ class Manager:
                 run.grants.append(await self.admission.admit(run))
                 failed: Error | None = None
                 try:
-                    lane = self._raced(run) if self.policy.hedge_s else self._attempted(run, run.grants[0])
+                    races = self.policy.hedge_s and errand is None
+                    lane = self._raced(run) if races else self._attempted(run, run.grants[0])
                     async with aclosing(lane) as chunks:
                         async for chunk in chunks:
                             if chunk.has_content:
@@ -293,7 +301,7 @@ class Manager:
         return followed(run, grant, self._asked, self.clock)
 
     async def _asked(self, run: Run, grant: Grant, request: ChatRequest) -> Chunks:
-        attempt = Attempt(
+        attempt = (Attempt if run.errand is None else partial(Ordered, run.errand))(
             grant.target,
             grant.replica,
             request,

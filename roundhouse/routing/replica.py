@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from roundhouse.core.errors import EngineError
 from roundhouse.engines.lifecycle import Engine, EngineState
@@ -16,16 +17,24 @@ from roundhouse.engines.process import Ready
 from roundhouse.providers.base import LLMProvider
 from roundhouse.resources.placement import Popularity
 from roundhouse.routing.breaker import BreakerPolicy
+from roundhouse.routing.contact import Contact
 from roundhouse.routing.standing import Standing
 from roundhouse.routing.way import Plan
 
-__all__ = ["Replica"]
+__all__ = ["Replica", "TellsContact"]
 
 log = logging.getLogger(__name__)
 _REMEMBERED_PREFIXES = 256
 _SMOOTHING = 0.2
 # How soon a request that waits for a leaving engine looks again, should nobody tell it.
 _LEAVING_S = 1.0
+
+
+@runtime_checkable
+class TellsContact(Protocol):
+    """What `connect` may be besides: one that tells how another process would do the same."""
+
+    def contact(self, ready: Ready) -> Contact: ...
 
 
 class Replica:
@@ -149,6 +158,13 @@ class Replica:
     def ready_client(self) -> LLMProvider | None:
         """The client, if there is nothing to wait for: the usual case, which should cost nothing."""
         return self._client if self._client is not None and self.engine.ready is self._ready else None
+
+    @property
+    def contact(self) -> Contact | None:
+        """How another process would reach the ready engine; None = only this one can."""
+        if self._ready is None or not isinstance(self._connect, TellsContact):
+            return None
+        return self._connect.contact(self._ready)
 
     async def client(self) -> LLMProvider:
         """The client of a ready engine; starts the engine if need be, and raises `EngineError` if that fails."""

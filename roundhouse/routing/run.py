@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,9 @@ from roundhouse.routing.scheduler import Candidate, Decision, Serve
 from roundhouse.routing.target import Target
 from roundhouse.telemetry.events import Followed, RequestEnded, RequestTraced
 from roundhouse.telemetry.gaps import Gaps
+
+if TYPE_CHECKING:
+    from roundhouse.routing.errand import Errand
 
 __all__ = ["Grant", "Policy", "Run", "ended", "opening_of", "prefix_of", "traced"]
 
@@ -47,7 +51,7 @@ class Run:
 
     `arm`: on which side of the route's canary it is, None = there is none; `observed`: that one was told of it.
     `last`: the end of the answer. `gaps`: times between its pieces, the latest of which was given on at `piece_at`.
-    `followed`: the attempts of a traced request.
+    `followed`: the attempts of a traced request. `errand`: of another process, which carries the attempts out.
     """
 
     request: ChatRequest
@@ -72,6 +76,7 @@ class Run:
     last: Chunk | None = None
     gaps: Gaps = field(default_factory=Gaps)
     piece_at: float = 0.0
+    errand: Errand | None = None
 
     @property
     def tiers(self) -> Tiers:
@@ -79,7 +84,9 @@ class Run:
         return self.route.trial if self.arm is Arm.NEW and self.route.canary else self.route.tiers
 
     def passed(self, now: float) -> None:
-        """A piece with content was given on."""
+        """A piece with content was given on. Whoever carries an attempt out measures for itself."""
+        if self.errand is not None:
+            return
         if self.piece_at:
             self.gaps.add(now - self.piece_at)
         self.piece_at = now

@@ -18,7 +18,7 @@ from roundhouse.core.errors import ConfigError, StoreError
 from roundhouse.database import Address
 from roundhouse.gateway.keeping import address_of, cache_folder
 
-__all__ = ["key_file", "key_ring", "keys_of", "sharing_of"]
+__all__ = ["key_file", "key_ring", "keys_of", "open_ring", "sharing_of"]
 
 log = logging.getLogger(__name__)
 _START_S = 3.0
@@ -67,10 +67,16 @@ def key_file(settings: Settings) -> KeyFile:
     return KeyFile(Path(settings.source).parent / Path(settings.auth.keys_file).expanduser())
 
 
+def open_ring(settings: Settings, *, required: bool = False, asks: bool = False) -> KeyRing:
+    """The keys as they are; `required`: they are asked for even if there are none. `asks` as for `key_ring`."""
+    configured = [_key(entry) for entry in settings.auth.keys]
+    shared = address_of(settings) is not None
+    return KeyRing(_counting(settings, asks=asks), configured, required=required, copied=shared)
+
+
 def key_ring(settings: Settings, *, asks: bool = True) -> KeyRing:
     """Raises `ConfigError` where a key is needed and there is none. `asks`: a shared database, for some seconds."""
-    shared = address_of(settings) is not None
-    ring = KeyRing(_counting(settings, asks=asks), [_key(entry) for entry in settings.auth.keys], copied=shared)
+    ring = open_ring(settings, asks=asks)
     if ring.asks():
         return ring
     host = settings.server.host

@@ -15,7 +15,7 @@ from roundhouse.core.chat import Answer, Chunk, collect
 from roundhouse.core.errors import BadResponse, Error
 from roundhouse.gateway.trials import Caller as Unit
 from roundhouse.routing.manager import Reply
-from roundhouse.server.context import Context
+from roundhouse.server.context import Answers
 from roundhouse.server.dialect import Asked, Dialect
 from roundhouse.server.exchange import (
     ClientGone,
@@ -35,7 +35,7 @@ __all__ = ["Answering"]
 class Answering:
     """A `POST` that is answered by a model, in one dialect."""
 
-    def __init__(self, context: Context, dialect: Dialect) -> None:
+    def __init__(self, context: Answers, dialect: Dialect) -> None:
         self._context = context
         self._dialect = dialect
 
@@ -50,8 +50,9 @@ class Answering:
             if len(asked.requests) == 1:
                 await until_client_leaves(scope, receive, work)
                 return
-            with contextlib.closing(work), caller.more(len(asked.requests) - 1, time.monotonic()):
-                await until_client_leaves(scope, receive, work)
+            with contextlib.closing(work):
+                async with caller.more(len(asked.requests) - 1, time.monotonic()):
+                    await until_client_leaves(scope, receive, work)
         except ClientGone:
             pass
         except Error as error:
@@ -64,7 +65,7 @@ class Answering:
     async def _answer(self, asked: Asked, scope: Scope, send: Send, caller: Caller) -> None:
         """With its prompt, and in the arm of an experiment that concerns it."""
         if asked.prompt:
-            self._context.check_prompt(caller, asked.prompt)
+            await self._context.check_prompt(caller, asked.prompt)
         unit = Unit(asked.unit, scope["headers"])
         replies = [
             await self._context.gateway.converse(request, prompt=asked.prompt, variables=asked.variables, caller=unit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 import msgspec
@@ -50,17 +50,22 @@ def build_app(
     *,
     body_limit_bytes: int = 32 << 20,
     on_ready: Callable[[], None] = lambda: None,
+    beside: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
 ) -> ASGIApp:
-    """The ASGI application over `gateway`, which it opens and closes; `on_ready` is called when that is open."""
+    """The ASGI application over `gateway`, which it opens and closes; `on_ready` is called when that is open.
+
+    `beside`: what lives as long as it does, and needs it.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with gateway:
             if access.sharing is not None:
                 access.sharing.start()
-            on_ready()
             try:
-                yield
+                async with beside():
+                    on_ready()
+                    yield
             finally:
                 if access.sharing is not None:
                     await access.sharing.aclose()

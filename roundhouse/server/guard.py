@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from roundhouse.access.caller import ANYONE
+from roundhouse.access.caller import ANYONE, Caller
 from roundhouse.access.keys import Role
 from roundhouse.access.ring import KeyRing
 from roundhouse.core.errors import Error, InvalidRequest, NotAllowed
@@ -86,10 +86,7 @@ class Guard:
             await self._otherwise(scope, receive, send)
             return
         try:
-            headers = dict(scope["headers"])
-            if len(headers) != len(scope["headers"]):
-                _check_single(scope["headers"])
-            self._check_host(headers.get(b"host", b""))
+            headers = self.checked_head(scope)
             foreign = False
             if b"origin" in headers or b"sec-fetch-site" in headers:
                 foreign = self._is_foreign(scope, headers)
@@ -110,6 +107,14 @@ class Guard:
             said = Error("Roundhouse made a mistake of its own; its log has the details")
             await send_error(send, said, form_of(scope["path"]))
 
+    def checked_head(self, scope: Scope) -> Mapping[bytes, bytes]:
+        """The headers. Raises `InvalidRequest` for what two readers could understand differently, or is not for us."""
+        headers = dict(scope["headers"])
+        if len(headers) != len(scope["headers"]):
+            _check_single(scope["headers"])
+        self._check_host(headers.get(b"host", b""))
+        return headers
+
     async def _enter(
         self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send, *, foreign: bool
     ) -> None:
@@ -129,9 +134,13 @@ class Guard:
         if not entrance.metered:
             await entrance.app(scope, receive, send)
             return
+        await self._metered(caller, entrance.app, scope, receive, send)
+
+    async def _metered(self, caller: Caller, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request of a key, counted against its limits."""
         caller.enter(time.monotonic())
         try:
-            await entrance.app(scope, receive, send)
+            await app(scope, receive, send)
         finally:
             caller.leave()
 

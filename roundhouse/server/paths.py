@@ -4,7 +4,7 @@ OpenAPI document read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp
@@ -26,7 +26,8 @@ from roundhouse.server.answering import Answering
 from roundhouse.server.anthropic_wire import Anthropic, AnthropicBody, CountBody
 from roundhouse.server.benchmarks_api import BenchmarkReport, Benchmarks
 from roundhouse.server.completions_wire import CompletionBody, Completions
-from roundhouse.server.context import Context
+from roundhouse.server.context import Answers, Context
+from roundhouse.server.dialect import Dialect
 from roundhouse.server.drift_api import Drift, RelearnAsked
 from roundhouse.server.embeddings_api import Embed, EmbedBody, Embeddings, EmbeddingsBody, OldEmbed, OldEmbedBody
 from roundhouse.server.experiments_api import Course, Experiments, StartAsked, Steering, StopAsked
@@ -42,7 +43,7 @@ from roundhouse.server.prompts_api import Prompts, ReadAsked
 from roundhouse.server.responses_stream import Responses
 from roundhouse.server.responses_wire import ResponsesBody
 
-__all__ = ["Path", "paths"]
+__all__ = ["Path", "answerings", "paths"]
 
 ANSWERED = "An answer of a model, whole or streamed."
 
@@ -72,43 +73,60 @@ class Path:
         return next((group for prefix, group in groups.items() if self.path.startswith(prefix)), "Server")
 
 
+def answerings(context: Answers, names: Callable[[], Collection[str]]) -> Mapping[str, Answering]:
+    """All that a model answers, by path; each is a `POST`, metered. `names` may be put into `model`."""
+    dialects: dict[str, Dialect] = {
+        "/v1/chat/completions": Chat(),
+        "/v1/completions": Completions(),
+        "/v1/responses": Responses(),
+        "/v1/messages": Anthropic(),
+        "/api/chat": ChatLines(names),
+        "/api/generate": GenerateLines(names),
+    }
+    return {path: Answering(context, dialect) for path, dialect in dialects.items()}
+
+
 def paths(context: Context) -> list[Path]:
-    return [*_openai(context), *_anthropic(context), *_ollama(context), *_admin(context), *_server(context)]
+    answered = answerings(context, lambda: list(context.gateway.names()))
+    return [
+        *_openai(context, answered),
+        *_anthropic(context, answered),
+        *_ollama(context, answered),
+        *_admin(context),
+        *_server(context),
+    ]
 
 
-def _openai(context: Context) -> Iterator[Path]:
-    def model(path: str, app: ASGIApp, doc: str, body: type, *, streams: bool = True) -> Path:
-        return Path("POST", path, app, doc, body=body, metered=True, streams=streams)
-
+def _openai(context: Context, answered: Mapping[str, Answering]) -> Iterator[Path]:
     models = Models(context)
-    yield model("/v1/chat/completions", Answering(context, Chat()), "The next turn of a conversation.", ChatBody)
-    yield model("/v1/completions", Answering(context, Completions()), "A text, extended as it stands.", CompletionBody)
-    yield model("/v1/responses", Answering(context, Responses()), "An answer as a list of items.", ResponsesBody)
-    counting = CountInput(context)
-    yield model("/v1/responses/input_tokens", counting, "Tokens of an input.", ResponsesBody, streams=False)
-    yield model("/v1/embeddings", Embeddings(context), "A vector for each text.", EmbeddingsBody, streams=False)
+    for path, doc, body in (
+        ("/v1/chat/completions", "The next turn of a conversation.", ChatBody),
+        ("/v1/completions", "A text, extended as it stands.", CompletionBody),
+        ("/v1/responses", "An answer as a list of items.", ResponsesBody),
+    ):
+        yield Path("POST", path, answered[path], doc, body=body, metered=True, streams=True)
+    doc = "Tokens of an input."
+    yield Path("POST", "/v1/responses/input_tokens", CountInput(context), doc, body=ResponsesBody, metered=True)
+    doc = "A vector for each text."
+    yield Path("POST", "/v1/embeddings", Embeddings(context), doc, body=EmbeddingsBody, metered=True)
     doc = "What came of an answer, for the experiments that it was in."
     yield Path("POST", "/v1/feedback", Feedback(context.gateway), doc, body=FeedbackBody, metered=True)
     yield Path("GET", "/v1/models", models, "Every name that may be put into `model`.")
     yield Path("GET", "/v1/models/{name}", Model(context, models), "One of these names.")
 
 
-def _anthropic(context: Context) -> Iterator[Path]:
-    answering = Answering(context, Anthropic())
+def _anthropic(context: Context, answered: Mapping[str, Answering]) -> Iterator[Path]:
     doc = "The next turn of a conversation, or of the assistant's message that ends it."
-    yield Path("POST", "/v1/messages", answering, doc, body=AnthropicBody, metered=True, streams=True)
+    yield Path("POST", "/v1/messages", answered["/v1/messages"], doc, body=AnthropicBody, metered=True, streams=True)
     counting = CountTokens(context)
     yield Path("POST", "/v1/messages/count_tokens", counting, "Tokens of a prompt.", body=CountBody, metered=True)
 
 
-def _ollama(context: Context) -> Iterator[Path]:
-    def names() -> list[str]:
-        return list(context.gateway.names())
-
+def _ollama(context: Context, answered: Mapping[str, Answering]) -> Iterator[Path]:
     def model(path: str, app: ASGIApp, doc: str, body: type, *, streams: bool = False) -> Path:
         return Path("POST", path, app, doc, body=body, metered=True, streams=streams)
 
-    chat, generate = Answering(context, ChatLines(names)), Answering(context, GenerateLines(names))
+    chat, generate = answered["/api/chat"], answered["/api/generate"]
     yield model("/api/chat", chat, "The next turn of a conversation.", OllamaChatBody, streams=True)
     yield model("/api/generate", generate, "The answer to a prompt.", OllamaGenerateBody, streams=True)
     yield model("/api/embed", Embed(context), "A vector for each text.", EmbedBody)

@@ -196,22 +196,24 @@ def test_requests_at_once_are_bounded_and_given_back() -> None:
     caller.enter(0.0)
 
 
-def test_one_request_for_several_answers_counts_as_so_many() -> None:
+async def test_one_request_for_several_answers_counts_as_so_many() -> None:
     caller = _caller(concurrent=3, requests_per_minute=5)
     caller.enter(0.0)
-    with caller.more(2, 0.0):
+    async with caller.more(2, 0.0):
         assert caller.running == 3
         with pytest.raises(RateLimited) as busy:
             caller.enter(0.0)
     assert busy.value.limit == "concurrent"
     assert caller.running == 1
-    with caller.more(2, 0.0):
+    async with caller.more(2, 0.0):
         assert caller.running == 3
-    with pytest.raises(RateLimited) as used_up, caller.more(2, 12.0):
-        pass
+    with pytest.raises(RateLimited) as used_up:
+        async with caller.more(2, 12.0):
+            pass
     assert used_up.value.limit == "requests"
-    with pytest.raises(NotAllowed, match="this asks for 4 answers"), caller.more(3, 99.0):
-        pass
+    with pytest.raises(NotAllowed, match="this asks for 4 answers"):
+        async with caller.more(3, 99.0):
+            pass
 
 
 @given(st.lists(st.floats(0, 30), max_size=60), st.integers(1, 20))

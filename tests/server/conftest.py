@@ -30,8 +30,10 @@ class Served:
 
 @contextmanager
 def serve(config: Path | None = None, *flags: str, before: Sequence[str] = ()) -> Iterator[Served]:
-    """`before`: flags of the whole command."""
+    """`before`: flags of the whole command. `TEST_WORKERS=2` has worker processes answer all tests of this folder."""
     command = [sys.executable, "-m", "roundhouse", *before, "serve", "--port", "0", *flags]
+    if "TEST_WORKERS" in os.environ and "--workers" not in flags:
+        command += ["--workers", os.environ["TEST_WORKERS"]]
     if config is not None:
         command += ["--config", str(config)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ROUNDHOUSE_")}

@@ -1,0 +1,91 @@
+"""How uvicorn serves the application, by the settings of the server; what of that a reload changes."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from roundhouse.config import Server, Settings
+from roundhouse.server.guard import SECURITY_HEADERS
+from roundhouse.server.protocol import ConnectionLimits, Limited, limited
+from roundhouse.server.tls import tls_files
+
+__all__ = ["config_of", "renewal_of", "settle_memory"]
+
+_COLLECT_AFTER = 20_000  # allocations beyond frees; 700 is Python's own, which is hundreds of times a second under load
+
+
+def config_of(
+    app: ASGIApp,
+    settings: Server,
+    tls: tuple[str, str] | None,
+    *,
+    connections: int = 0,
+    behind: bool = False,
+    lifespan: Literal["on", "off"] = "on",
+) -> uvicorn.Config:
+    """`connections` 0 = as many as the settings say. `behind`: a worker of ours stands before it, and adds the headers
+    of every answer.
+    """
+    certificate, private_key = tls or (None, None)
+    return uvicorn.Config(
+        app,
+        http=limited(limits_of(settings)),
+        ws="none",
+        log_config=None,  # its lines go where ours go
+        log_level="warning",
+        access_log=False,
+        headers=[] if behind else list(SECURITY_HEADERS),
+        date_header=not behind,
+        limit_concurrency=connections or settings.connections,
+        timeout_graceful_shutdown=math.ceil(settings.drain_s),
+        server_header=False,
+        proxy_headers=False,
+        lifespan=lifespan,
+        ssl_certfile=certificate,
+        ssl_keyfile=private_key,
+    )
+
+
+def limits_of(settings: Server) -> ConnectionLimits:
+    return ConnectionLimits(
+        head_s=settings.head_timeout_s,
+        request_s=settings.request_timeout_s,
+        stalled_s=settings.stalled_timeout_s,
+        head_bytes=settings.head_limit_kib << 10,
+    )
+
+
+def renewal_of(config: uvicorn.Config) -> Callable[[Settings], Callable[[], None]]:
+    """For `Gateway.before_reload`: limits of connections, and a certificate that was renewed in its files."""
+
+    def prepare(new: Settings) -> Callable[[], None]:
+        files = tls_files(new)
+
+        def apply() -> None:
+            protocol = config.http
+            assert isinstance(protocol, type)
+            assert issubclass(protocol, Limited)
+            protocol.limits = limits_of(new.server)
+            config.limit_concurrency = new.server.connections
+            config.timeout_graceful_shutdown = math.ceil(new.server.drain_s)
+            if files and config.ssl_certfile and config.ssl is not None:
+                config.ssl.load_cert_chain(*files)
+
+        return apply
+
+    return prepare
+
+
+def settle_memory() -> None:
+    """What was built by now stays for good, so the collector need not look at it again and again; and a request leaves
+    no cycles behind, so it need not look often.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, 20, 50)

@@ -1,0 +1,1 @@
+"""Several processes that answer on one port, and one owner of the engines behind them (docs/server.md)."""

@@ -1,0 +1,1 @@
+"""Several processes answer on one port; one owns the engines."""
