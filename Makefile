@@ -1,14 +1,15 @@
 # Two commands for users:      make demo   make test
-# For developers besides:      make check  make bench  make faults  make docs  make wordings  make test-browser  make test-clients  make test-postgres  make test-live-vllm  make lock  make clean
+# For developers besides:      make check  make bench  make faults  make docs  make wordings  make test-browser  make test-clients  make test-postgres  make test-ray  make bench-ray  make test-live-vllm  make lock  make clean
 PYTHON ?= python3
 VENV   := .venv
 VLLM   := .venv-vllm
 CLIENTS := .venv-clients
+RAY    := .venv-ray
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser test-browser pictures postgres test-postgres test-clients test-live-vllm check faults docs wordings bench lock clean
+.PHONY: help demo test browser test-browser pictures postgres test-postgres test-clients test-ray bench-ray test-live-vllm check faults docs wordings bench lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -80,6 +81,18 @@ $(CLIENTS)/.ready: pyproject.toml constraints.txt | $(BIN)/python
 test-clients: $(CLIENTS)/.ready ## langchain, llama-index and litellm as clients of the server (installs 0.6 GB)
 	$(CLIENTS)/bin/python -m pytest -W default tests/clients  # what they leave open at the end is theirs
 
+# Ray pins nothing of ours, but it is 0.3 GB that nobody needs on one machine.
+$(RAY)/.ready: pyproject.toml constraints.txt | $(BIN)/python
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip --disable-pip-version-check --quiet install -e '.[llamacpp,ray,ray-dev]'
+	@touch $@
+
+test-ray: $(RAY)/.ready ## a cluster of three nodes on this machine: death of a node, switches under load (installs 0.3 GB)
+	$(RAY)/bin/python -m pytest tests/cluster
+
+bench-ray: $(RAY)/.ready ## what a cluster gains and what its hop costs
+	$(RAY)/bin/python -m benchmarks.cluster
+
 check: $(VENV)/.dev ## formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -103,4 +116,4 @@ lock: $(VENV)/.dev ## write constraints.txt from what is installed now
 	mv constraints.new constraints.txt
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) $(VLLM) $(CLIENTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(CLIENTS) $(RAY) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

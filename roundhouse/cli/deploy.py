@@ -9,6 +9,7 @@ import typer
 import yaml
 
 from roundhouse.cli.common import print_json, tell
+from roundhouse.gateway.kuberay import WantedNodes, ray_manifests
 from roundhouse.gateway.kubernetes import Wanted, manifests
 
 __all__ = ["app"]
@@ -35,9 +36,12 @@ def kubernetes(
     gpus: Annotated[int, typer.Option(min=0, max=64, help="NVIDIA GPUs.")] = 0,
     storage_gib: Annotated[int, typer.Option(min=1, help="Volume for models and state, in GiB.")] = 50,
     storage_class: Annotated[str, typer.Option(help="Its class; default: the cluster's own.")] = "",
+    nodes: Annotated[int, typer.Option(min=0, help="Nodes of a Ray cluster, by KubeRay; 0 = one server.")] = 0,
+    most_nodes: Annotated[int, typer.Option(min=0, help="So many nodes under load; 0 = no more than --nodes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list of kind List.")] = False,
 ) -> None:
-    """A Deployment of one server with its Service, ConfigMap and volume, for `kubectl apply -f -`.
+    """A Deployment of one server with its Service, ConfigMap and volume, for `kubectl apply -f -`; with --nodes a
+    RayService, of which processors, memory and GPUs are those of each node.
 
     The configuration goes in as it is written: what it names as ${VAR} comes from the Secret, by its name.
     """
@@ -52,7 +56,10 @@ def kubernetes(
         storage_gib=storage_gib,
         storage_class=storage_class,
     )
-    made = manifests(config, wanted)
+    if nodes:
+        made = ray_manifests(config, wanted, WantedNodes(nodes, most_nodes or nodes))
+    else:
+        made = manifests(config, wanted)
     for note in made.notes:
         tell(f"note: {note}")
     if as_json:

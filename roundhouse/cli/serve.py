@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,7 @@ import typer
 from roundhouse.cli.common import ConfigOption, settings_of
 from roundhouse.cli.reloader import Reloader
 from roundhouse.config import Settings
-from roundhouse.core.errors import ConfigError
+from roundhouse.core.errors import ConfigError, MissingExtra
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.keeping import log_style
 from roundhouse.gateway.labels import renew_labels
@@ -46,6 +47,9 @@ def serve(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 = any free one.")] = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="ray[://HOST:PORT]", help="Run targets and entrances on a Ray cluster.")
+    ] = "",
     workers: Annotated[int | None, typer.Option(help="Processes that answer; 1 = this one alone.")] = None,
 ) -> None:
     """Serve the wires of OpenAI, Anthropic and Ollama, and the dashboard, over the configured targets."""
@@ -54,6 +58,9 @@ def serve(
     settings = settings_of(config, flags)
     ring, tls = key_ring(settings), tls_files(settings)
     renew_labels(settings)
+    if cluster:
+        _serve_cluster(settings, cluster, tls)
+        return
     _more_files()
     listening = _listen(settings.server.host, settings.server.port)
     import uvicorn
@@ -86,6 +93,30 @@ def serve(
         _run(crew.server(options) if crew else uvicorn.Server(options), [] if crew else [listening])
     finally:
         log.close()
+
+
+def _serve_cluster(settings: Settings, where: str, tls: tuple[str, str] | None) -> None:
+    """Until a signal, which ends the whole service; requests that run are finished first."""
+    kind, _, address = where.partition("://")
+    if kind != "ray":
+        raise ConfigError(f"--cluster {where}: expected ray, or ray://HOST:PORT", source="flag", key="cluster")
+    try:
+        import ray  # noqa: F401 - whether it is there
+    except ImportError as error:
+        raise MissingExtra('--cluster needs Ray: pip install "roundhouse[ray]"', extra="ray") from error
+    from roundhouse.cluster.start import notices, start
+
+    ended = threading.Event()
+    service = start(settings, where if address else "", tls)
+    for number in (signal.SIGINT, signal.SIGTERM):  # not before: Ray sets handlers of its own, by which it aborts
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        for notice in notices(settings):
+            print(f"note: {notice}", file=sys.stderr)
+        print(f"listening on {service.url}/v1", flush=True)
+        ended.wait()
+    finally:
+        service.stop(settings.server.drain_s)
 
 
 def _crew(gateway: Gateway, ring: KeyRing, settings: Settings, listening: socket.socket) -> Crew | None:

@@ -22,6 +22,7 @@
     │   ├── LaunchFailed       could not be started
     │   ├── NotHealthy         started, but not ready within its load limit
     │   └── Died               exited by itself
+    │       └── ReplicaLost    it, or its machine; others of the same target serve on
     ├── ResourceError
     │   └── NoFit              the machine has no room               [next candidate]
     ├── StoreError
@@ -83,6 +84,7 @@ __all__ = [
     "ProviderError",
     "QueueFull",
     "RateLimited",
+    "ReplicaLost",
     "RequestError",
     "ResourceError",
     "StoreError",
@@ -291,6 +293,13 @@ class Died(EngineError):
     exit_status: int | None = None
 
     code = "engine_died"
+
+
+@dataclass(eq=False)
+class ReplicaLost(Died):
+    """One engine of several behind one door, lost with what it was answering; to ask there again reaches another."""
+
+    code = "replica_lost"
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from enum import Enum, auto
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from roundhouse.core.errors import Died, EngineError, Error, LaunchFailed
 from roundhouse.core.machine import Machine
@@ -17,7 +17,7 @@ from roundhouse.engines.launch import Attach, Spawn
 from roundhouse.engines.process import Child, Ready
 from roundhouse.engines.spares import Spares
 
-__all__ = ["ENGINE", "Engine", "EngineInput", "EngineState", "Lodging"]
+__all__ = ["ENGINE", "Engine", "EngineInput", "EngineState", "Lodging", "Running"]
 
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,24 @@ Listener: TypeAlias = "Callable[[Engine, EngineState, EngineState], None]"
 Lodging: TypeAlias = Callable[[], AbstractAsyncContextManager[Spawn]]
 
 
+class Running(Protocol):
+    """What a start gives: a process here (`Child`), or what stands for some elsewhere. `exited` completes when it is
+    gone.
+    """
+
+    exited: asyncio.Task[int]
+
+    @property
+    def pid(self) -> int | None: ...
+
+    @property
+    def log_tail(self) -> tuple[str, ...]: ...
+
+    def death(self) -> Died | None: ...
+
+    async def stop(self, grace_s: float = 5.0) -> None: ...
+
+
 class Engine:
     """One backend of one target, started on demand, owned by one event loop.
 
@@ -99,7 +117,7 @@ class Engine:
         self._spares = spares or Spares()
         self._clock = clock
         self._listeners: list[Listener] = []
-        self._child: Child | None = None
+        self._child: Running | None = None
         self._ready: Ready | None = None
         self._starting: asyncio.Task[Ready] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -204,11 +222,7 @@ class Engine:
         self._move(EngineInput.START)
         self.failure = None
         try:
-            async with self._turn or contextlib.nullcontext(), self._lodging() as spawn:
-                spare = await self._spares.take(spawn)
-                self._child, ready = await Child.start(
-                    self.target, spawn, self._load_limit_s, spare, standing_back=self.stands_back
-                )
+            self._child, ready = await self._launch(self._lodging)
         except Exception as error:
             self._starting = None
             failure = self._as_ours(error)
@@ -218,6 +232,12 @@ class Engine:
             raise failure from error
         self._watching = asyncio.create_task(self._watch(self._child), name=f"watch of {self.target}")
         return self._settle(ready)
+
+    async def _launch(self, lodging: Lodging) -> tuple[Running, Ready]:
+        """Start it and wait until it answers. A cancelled or failed start leaves nothing behind."""
+        async with self._turn or contextlib.nullcontext(), lodging() as spawn:
+            spare = await self._spares.take(spawn)
+            return await Child.start(self.target, spawn, self._load_limit_s, spare, standing_back=self.stands_back)
 
     def _as_ours(self, error: Exception) -> Error:
         """What keeps an engine from starting is told as an error of the house, whoever raised it."""
@@ -232,7 +252,7 @@ class Engine:
         self._move(EngineInput.HEALTHY)
         return ready
 
-    async def _watch(self, child: Child) -> None:
+    async def _watch(self, child: Running) -> None:
         """Notice a crash at once."""
         began = self._clock()
         await asyncio.wait((child.exited,))

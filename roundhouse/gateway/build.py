@@ -19,6 +19,7 @@ from roundhouse.engines.lifecycle import Engine
 from roundhouse.engines.process import Ready
 from roundhouse.engines.spares import Spares
 from roundhouse.gateway.demo import DEMO_NOTICE, DEMO_SAMPLING
+from roundhouse.gateway.hosting import Hosting
 from roundhouse.gateway.models import Models
 from roundhouse.gateway.plan import is_demo, is_managed, slots_of, stored
 from roundhouse.gateway.ways import ways_of
@@ -88,10 +89,10 @@ def room_policy(settings: Settings) -> RoomPolicy:
     return RoomPolicy(asked.memory_fraction, cap_bytes, limit_s=settings.limits.load_s)
 
 
-def build_targets(settings: Settings, room: Room, spares: Spares) -> list[Target]:
+def build_targets(settings: Settings, room: Room, spares: Spares, hosting: Hosting | None = None) -> list[Target]:
     """One target per entry; raises `ConfigError` for an entry that no provider can serve."""
     one_at_a_time = asyncio.Lock()
-    return [build_target(entry, settings, room, spares, one_at_a_time) for entry in settings.targets]
+    return [build_target(entry, settings, room, spares, one_at_a_time, hosting=hosting) for entry in settings.targets]
 
 
 def build_target(
@@ -101,14 +102,19 @@ def build_target(
     spares: Spares,
     one_at_a_time: asyncio.Lock | None = None,
     generation: int = 0,
+    hosting: Hosting | None = None,
 ) -> Target:
-    """`generation` tells the engines of a changed entry from those that it had before."""
+    """`generation` tells the engines of a changed entry from those that it had before. `hosting`: who runs those that
+    are ours to run; None = this process.
+    """
     limits = settings.limits
     managed = is_managed(entry)
+    base = f"{entry.name}@{generation}" if generation else entry.name
+    if managed and hosting is not None:
+        return _target(entry, settings, [hosting.replica(entry, base, _breaker(settings))], wanted=1)
     connect = connector(entry, limits, managed=managed)
     least = max(1, entry.replicas.min) if managed else 1
     count = max(least, entry.replicas.max) if managed else 1
-    base = f"{entry.name}@{generation}" if generation else entry.name
     replicas = []
     for number in range(count):
         key = base if count == 1 else f"{base}#{number + 1}"
@@ -126,6 +132,11 @@ def build_target(
                 target=entry.name,
             )
         )
+    return _target(entry, settings, replicas, wanted=least)
+
+
+def _target(entry: TargetSettings, settings: Settings, replicas: Sequence[Replica], *, wanted: int) -> Target:
+    limits = settings.limits
     return Target(
         entry.name,
         entry.model,
@@ -140,7 +151,7 @@ def build_target(
         capabilities=capabilities_of(entry),
         window_tokens=next((int(entry.options[name]) for name in _WINDOWS if entry.options.get(name)), 0),
         family=Target.family_named(entry.family),
-        wanted=least,
+        wanted=wanted,
         check=Check(entry.check.prompt or Check().prompt, entry.check.expect),
     )
 

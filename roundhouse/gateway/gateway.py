@@ -23,6 +23,7 @@ from roundhouse.gateway.defaults import with_default_route
 from roundhouse.gateway.drift import Drifts
 from roundhouse.gateway.embeddings import Vectors
 from roundhouse.gateway.following import Following
+from roundhouse.gateway.hosting import Hosting
 from roundhouse.gateway.house import House
 from roundhouse.gateway.keeping import address_of, routes_file
 from roundhouse.gateway.labels import Labels
@@ -64,6 +65,7 @@ class Gateway:
     file that the settings name. `exports`: tell a collector of OpenTelemetry of each request, if there is one.
     `watches`: warn of targets that become slower or worse. `keeps_routes`: a route leads where it was switched to
     before a restart, and where other servers that share the database switch it. `log` is told of each request.
+    `hosting`: who runs the engines that are ours to run, None = this process.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Gateway:
         watches: bool = False,
         keeps_routes: bool = False,
         log: Log | None = None,
+        hosting: Hosting | None = None,
     ) -> None:
         self._settings = settings
+        self._hosting = hosting
         self._house: House | None = None
         self._cards = Cards(settings)
         self._reread = reread
@@ -96,7 +100,7 @@ class Gateway:
             self._following = await self._followed()
             listeners = self._observers.open(self._settings)
             tiers = None if self._following is None else self._following.tiers
-            self._house = House(self._settings, *listeners, tiers=tiers)
+            self._house = House(self._settings, *listeners, tiers=tiers, hosting=self._hosting)
             self._observers.join(self._house)
             if self._following is not None:
                 self._following.join(self._house.manager)
@@ -197,6 +201,18 @@ class Gateway:
         """One of the last switches, by its id."""
         return self._open_manager.turntable.switches.get(number)
 
+    async def switched(self, route: str, target: str, order: Order, *, wait: bool = False) -> dict[str, Any]:
+        """As `switch`, in plain values: how it stands now, or after `wait` in the end."""
+        switch = self.switch(route, target, order)
+        while wait and not switch.over:
+            await switch.changed.wait()
+        return switch.as_dict()
+
+    async def switch_told(self, number: str) -> dict[str, Any] | None:
+        """How one of the last switches stands, in plain values."""
+        switch = self.switch_under(number)
+        return None if switch is None else switch.as_dict()
+
     async def load(self, target: str) -> None:
         """Have a target's engines ready before anyone asks. Raises `ModelNotFound` and what keeps one from starting."""
         await self._open_manager.load(target)
@@ -236,6 +252,10 @@ class Gateway:
             self._labels.settings = new
         experiments()
         return done
+
+    async def reloaded(self) -> dict[str, Any]:
+        """As `reload`, in plain values."""
+        return self.reload().as_dict()
 
     async def converse(
         self,

@@ -11,6 +11,7 @@ from roundhouse.core.errors import InvalidRequest
 from roundhouse.engines.spares import Spares
 from roundhouse.gateway.build import build_room, build_target, build_targets, room_policy
 from roundhouse.gateway.embeddings import Embeddings
+from roundhouse.gateway.hosting import Hosting
 from roundhouse.gateway.reload import Reloaded, compare
 from roundhouse.routing.manager import Manager
 from roundhouse.routing.route import Tiers
@@ -28,16 +29,22 @@ log = logging.getLogger(__name__)
 class House:
     """Belongs to the event loop that built it. Raises `ConfigError` for settings that cannot be served.
 
-    `listeners` are told of every event, after the metrics. `tiers`: where the routes of settings lead.
+    `listeners` are told of every event, after the metrics. `tiers`: where the routes of settings lead. `hosting`: who
+    runs its engines, None = its own children.
     """
 
     def __init__(
-        self, settings: Settings, *listeners: Tell, tiers: Callable[[Settings], Mapping[str, Tiers]] | None = None
+        self,
+        settings: Settings,
+        *listeners: Tell,
+        tiers: Callable[[Settings], Mapping[str, Tiers]] | None = None,
+        hosting: Hosting | None = None,
     ) -> None:
         self.settings = settings
+        self._hosting = hosting
         self._tiers = tiers or tiers_of
         self._entries: dict[str, TargetSettings] = {entry.name: entry for entry in settings.targets}
-        self._room = build_room(settings)
+        self._room = hosting.room(settings) if hosting is not None else build_room(settings)
         self._spares = Spares(settings.resources.spare_workers)
         self._one_at_a_time = asyncio.Lock()
         self._generation = 0
@@ -45,7 +52,7 @@ class House:
         self.meter = Meter()
         self._listeners = [*listeners]
         self.manager = Manager(
-            build_targets(settings, self._room, self._spares),
+            build_targets(settings, self._room, self._spares, hosting),
             _policy(settings),
             routes=self._tiers(settings),
             room=self._room,
@@ -111,7 +118,7 @@ class House:
         """Its engines are told from those that any target of its name had before, which may still be busy."""
         generation = self._generation if entry.name in self._names else 0
         self._names.add(entry.name)
-        return build_target(entry, settings, self._room, self._spares, self._one_at_a_time, generation)
+        return build_target(entry, settings, self._room, self._spares, self._one_at_a_time, generation, self._hosting)
 
     def _exchange(self, target: Target, entry: TargetSettings) -> Switch | None:
         """Put `target` in the place of the one of its name; None if that needed no start, for nothing ran."""

@@ -23,14 +23,14 @@ from roundhouse.gateway.build import provider_types
 from roundhouse.gateway.plan import is_managed
 from roundhouse.gateway.ways import ways_of
 
-__all__ = ["Manifests", "Wanted", "manifests"]
+__all__ = ["Checked", "Manifests", "Wanted", "check", "manifests"]
 
-_PORT = 8473
-_STATE = "/var/lib/roundhouse"
-_CONFIG = "/etc/roundhouse"
-_USER = 10001  # as in deploy/Dockerfile
+PORT = 8473
+STATE = "/var/lib/roundhouse"
+CONFIG = "/etc/roundhouse"
+USER = 10001  # as in deploy/Dockerfile
 _SERVER_BYTES = 512 << 20  # the server itself with its connections; it is idle at 70 MB
-_STOP_MARGIN_S = 15
+STOP_MARGIN_S = 15
 _CONFIGMAP_LIMIT_BYTES = 1_000_000  # the API server's limit is 1 MiB for the whole object
 _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,51}[a-z0-9])?\Z")  # RFC 1035 with room for our suffixes
 # A stand-in for variables that are set in the cluster alone: long enough for a key.
@@ -55,6 +55,15 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """A configuration as it is written and as it is read; `variables` that it names, and whether each must be set."""
+
+    text: str
+    settings: Settings
+    variables: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifests:
     """`documents` in the order to apply; `notes` is what has to be done besides."""
 
@@ -66,6 +75,20 @@ def manifests(config: Path, wanted: Wanted) -> Manifests:
     """Raises `ConfigError` for a name that Kubernetes refuses, for a secret that stands in the file, for a server
     without keys, and for models whose memory cannot be planned here while none is given.
     """
+    checked = check(config, wanted)
+    text, settings, variables = checked.text, checked.settings, checked.variables
+    memory_bytes = wanted.memory_bytes or _planned_bytes(settings)
+    documents = (
+        configmap(text, wanted),
+        volume_claim(wanted),
+        _deployment(text, settings, variables, memory_bytes, wanted),
+        _service(settings, wanted),
+    )
+    return Manifests(documents, tuple(notes_on(settings, variables, wanted)))
+
+
+def check(config: Path, wanted: Wanted) -> Checked:
+    """Raises `ConfigError` as `manifests` does, but for models."""
     for what, value in (("name", wanted.name), ("namespace", wanted.namespace), ("secret", wanted.secret)):
         if not _LABEL.match(value):
             said = f"--{what} {value!r}: lower case letters, digits and dashes, a letter first, at most 53 characters"
@@ -81,15 +104,7 @@ def manifests(config: Path, wanted: Wanted) -> Manifests:
     text = config.read_bytes().decode("utf-8-sig")
     if len(text.encode()) > _CONFIGMAP_LIMIT_BYTES:
         raise ConfigError("it is too large for a ConfigMap, whose limit is 1 MiB", source=str(config))
-    variables = environ.asked
-    memory_bytes = wanted.memory_bytes or _planned_bytes(settings)
-    documents = (
-        _configmap(text, wanted),
-        _volume_claim(wanted),
-        _deployment(text, settings, variables, memory_bytes, wanted),
-        _service(settings, wanted),
-    )
-    return Manifests(documents, tuple(_notes(settings, variables, wanted)))
+    return Checked(text, settings, environ.asked)
 
 
 class _Stand(dict[str, str]):
@@ -122,7 +137,12 @@ def _refuse_secrets(node: Node, key: str = "") -> None:
 
 def _planned_bytes(settings: Settings) -> int:
     """So that the share that models may take of it holds all of them, with all their replicas."""
-    models = 0
+    models = sum(size * count for size, count in planned(settings))
+    return math.ceil(models / settings.resources.memory_fraction) + _SERVER_BYTES
+
+
+def planned(settings: Settings) -> Iterator[tuple[int, int]]:
+    """For each target that is ours to run, the bytes of a replica and how many there may be."""
     for entry in settings.targets:
         if not is_managed(entry):
             continue
@@ -135,11 +155,10 @@ def _planned_bytes(settings: Settings) -> int:
         if not needs:
             said = f'the memory of target "{entry.name}" is not known before it is loaded; give --memory-gib'
             raise ConfigError(said, source=settings.source)
-        models += needs * max(entry.replicas.min, entry.replicas.max, 1)
-    return math.ceil(models / settings.resources.memory_fraction) + _SERVER_BYTES
+        yield needs, max(entry.replicas.min, entry.replicas.max, 1)
 
 
-def _notes(settings: Settings, variables: Mapping[str, bool], wanted: Wanted) -> Iterator[str]:
+def notes_on(settings: Settings, variables: Mapping[str, bool], wanted: Wanted) -> Iterator[str]:
     if variables:
         flags = " ".join(f"--from-literal={name}=..." for name, must in variables.items() if must)
         optional = [name for name, must in variables.items() if not must]
@@ -149,27 +168,27 @@ def _notes(settings: Settings, variables: Mapping[str, bool], wanted: Wanted) ->
             yield f"{', '.join(optional)} may be set in the Secret {wanted.secret} too"
     for entry in settings.targets:
         if is_managed(entry) and ("/" in entry.model or entry.model.endswith(".gguf")):
-            yield f'target "{entry.name}" loads {entry.model}: it has to be in the image, or in the volume at {_STATE}'
+            yield f'target "{entry.name}" loads {entry.model}: it has to be in the image, or in the volume at {STATE}'
         if "localhost" in entry.endpoint or "127.0.0.1" in entry.endpoint:
             yield f'target "{entry.name}" is asked on localhost, which in the cluster is its own Pod'
 
 
-def _meta(wanted: Wanted, suffix: str = "") -> dict[str, Any]:
-    return {"name": wanted.name + suffix, "namespace": wanted.namespace, "labels": _labels(wanted)}
+def meta(wanted: Wanted, suffix: str = "") -> dict[str, Any]:
+    return {"name": wanted.name + suffix, "namespace": wanted.namespace, "labels": labels(wanted)}
 
 
-def _labels(wanted: Wanted) -> dict[str, str]:
+def labels(wanted: Wanted) -> dict[str, str]:
     return {"app.kubernetes.io/name": "roundhouse", "app.kubernetes.io/instance": wanted.name}
 
 
-def _configmap(text: str, wanted: Wanted) -> dict[str, Any]:
+def configmap(text: str, wanted: Wanted) -> dict[str, Any]:
     data = {"roundhouse.yaml": text}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _meta(wanted, "-config"), "data": data}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta(wanted, "-config"), "data": data}
 
 
-def _volume_claim(wanted: Wanted) -> dict[str, Any]:
+def volume_claim(wanted: Wanted, suffix: str = "-state", mode: str = "ReadWriteOnce") -> dict[str, Any]:
     spec: dict[str, Any] = {
-        "accessModes": ["ReadWriteOnce"],
+        "accessModes": [mode],
         "resources": {"requests": {"storage": f"{wanted.storage_gib}Gi"}},
     }
     if wanted.storage_class:
@@ -177,15 +196,15 @@ def _volume_claim(wanted: Wanted) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": _meta(wanted, "-state"),
+        "metadata": meta(wanted, suffix),
         "spec": spec,
     }
 
 
 def _service(settings: Settings, wanted: Wanted) -> dict[str, Any]:
-    port = {"name": "https" if settings.server.tls_cert else "http", "port": _PORT, "targetPort": "api"}
-    spec = {"type": "ClusterIP", "selector": _labels(wanted), "ports": [port]}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": _meta(wanted), "spec": spec}
+    port = {"name": "https" if settings.server.tls_cert else "http", "port": PORT, "targetPort": "api"}
+    spec = {"type": "ClusterIP", "selector": labels(wanted), "ports": [port]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": meta(wanted), "spec": spec}
 
 
 def _deployment(
@@ -194,21 +213,14 @@ def _deployment(
     """A changed configuration makes a new Pod, by its hash in the template."""
     template = {
         "metadata": {
-            "labels": _labels(wanted),
-            "annotations": {"roundhouse/config-sha256": hashlib.sha256(text.encode()).hexdigest()},
+            "labels": labels(wanted),
+            "annotations": digest(text),
         },
         "spec": {
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": math.ceil(settings.server.drain_s) + _STOP_MARGIN_S,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": _USER,
-                "runAsGroup": _USER,
-                "fsGroup": _USER,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "terminationGracePeriodSeconds": math.ceil(settings.server.drain_s) + STOP_MARGIN_S,
+            "securityContext": pod_security(),
             "containers": [_container(settings, variables, memory_bytes, wanted)],
             "volumes": [
                 {"name": "config", "configMap": {"name": f"{wanted.name}-config"}},
@@ -220,10 +232,10 @@ def _deployment(
     spec = {
         "replicas": 1,
         "strategy": {"type": "Recreate"},  # the volume and what it holds belong to one Pod at a time
-        "selector": {"matchLabels": _labels(wanted)},
+        "selector": {"matchLabels": labels(wanted)},
         "template": template,
     }
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": _meta(wanted), "spec": spec}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(wanted), "spec": spec}
 
 
 def _container(settings: Settings, variables: Mapping[str, bool], memory_bytes: int, wanted: Wanted) -> dict[str, Any]:
@@ -235,38 +247,60 @@ def _container(settings: Settings, variables: Mapping[str, bool], memory_bytes: 
     return {
         "name": "roundhouse",
         "image": wanted.image,
-        "args": ["serve", "--config", f"{_CONFIG}/roundhouse.yaml", "--host", "0.0.0.0", "--port", str(_PORT)],  # noqa: S104
-        "env": [*_plain(settings, wanted), *(_from_secret(one, must, wanted) for one, must in variables.items())],
-        "ports": [{"name": "api", "containerPort": _PORT}],
+        "args": ["serve", "--config", f"{CONFIG}/roundhouse.yaml", "--host", "0.0.0.0", "--port", str(PORT)],  # noqa: S104
+        "env": [*plain(settings, wanted), *(from_secret(one, must, wanted) for one, must in variables.items())],
+        "ports": [{"name": "api", "containerPort": PORT}],
         "resources": {"requests": {"cpu": f"{math.ceil(1000 * wanted.cpus)}m", "memory": memory}, "limits": limits},
         "startupProbe": {**_probe("/healthz", settings), "periodSeconds": 2, "failureThreshold": 60},
         "livenessProbe": {**_probe("/healthz", settings), "periodSeconds": 10, "failureThreshold": 6},
         "readinessProbe": {**_probe("/readyz", settings), "periodSeconds": 5, "failureThreshold": 2},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "volumeMounts": [
-            {"name": "config", "mountPath": _CONFIG, "readOnly": True},
-            {"name": "state", "mountPath": _STATE},
+            {"name": "config", "mountPath": CONFIG, "readOnly": True},
+            {"name": "state", "mountPath": STATE},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the Pod's own
         ],
     }
 
 
-def _plain(settings: Settings, wanted: Wanted) -> list[dict[str, Any]]:
-    """Where its files are, and by which names the Service is called besides those of the configuration."""
-    called = [wanted.name, f"{wanted.name}.{wanted.namespace}", f"{wanted.name}.{wanted.namespace}.svc"]
+def digest(text: str) -> dict[str, str]:
+    """What changes with the configuration, and so makes new Pods."""
+    return {"roundhouse/config-sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def pod_security() -> dict[str, Any]:
+    """The image's user, and nothing beyond."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> dict[str, Any]:
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def plain(settings: Settings, wanted: Wanted, service: str = "") -> list[dict[str, Any]]:
+    """Where its files are, and by which names its Service is called besides those of the configuration."""
+    service = service or wanted.name
+    called = [service, f"{service}.{wanted.namespace}", f"{service}.{wanted.namespace}.svc"]
     hosts: Sequence[str] = [*settings.server.hosts, *called, f"*.{wanted.namespace}.svc.cluster.local"]
     values = {
         "ROUNDHOUSE_SERVER__HOSTS": "[" + ", ".join(f'"{one}"' for one in dict.fromkeys(hosts)) + "]",
-        **dict.fromkeys(("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "HOME"), _STATE),
+        **dict.fromkeys(("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "HOME"), STATE),
     }
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
-def _from_secret(variable: str, must: bool, wanted: Wanted) -> dict[str, Any]:
+def from_secret(variable: str, must: bool, wanted: Wanted) -> dict[str, Any]:
     reference = {"name": wanted.secret, "key": variable, "optional": not must}
     return {"name": variable, "valueFrom": {"secretKeyRef": reference}}
 

@@ -24,7 +24,7 @@ from roundhouse.telemetry.gaps import Gaps
 if TYPE_CHECKING:
     from roundhouse.routing.errand import Errand
 
-__all__ = ["Grant", "Policy", "Run", "ended", "prefix_of", "traced"]
+__all__ = ["Grant", "Policy", "Run", "ended", "opening_of", "prefix_of", "traced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,13 @@ def prefix_of(request: ChatRequest) -> int:
     """What all turns of one conversation have in common: its system text and its first question."""
     if request.wording is not None:
         return request.wording.prefix
+    return hash(opening_of(request))
+
+
+def opening_of(request: ChatRequest) -> tuple[tuple[str, str], ...]:
+    """Role and text of the turns that a conversation keeps: its system text and its first question."""
     first = request.messages[:2] if request.messages[0].role == "system" else request.messages[:1]
-    return hash(tuple((message.role, message.content) for message in first))
+    return tuple((message.role, message.content) for message in first)
 
 
 def ended(run: Run, outcome: str, now: float) -> RequestEnded:

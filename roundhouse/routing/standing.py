@@ -12,6 +12,7 @@ from roundhouse.core.errors import (
     MissingExtra,
     Overloaded,
     ProviderError,
+    ReplicaLost,
     ResourceError,
     TimedOut,
 )
@@ -68,6 +69,8 @@ class Standing:
     def failed(self, error: Error, generation: int, now: float, chance: float) -> None:
         """What `error` means for those who come next."""
         match error:
+            case ReplicaLost():
+                pass  # the others behind the same door are as fit as they were
             case Overloaded(rate_limited=True):
                 self._block("rate limited", now, error.retry_after_s or _LIMITED_S)
             case Loading():

@@ -120,11 +120,11 @@ class SwitchStatus:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        switch = self._gateway.switch_under(scope["path_params"]["id"])
+        switch = await self._gateway.switch_told(scope["path_params"]["id"])
         if switch is None:
             await _not_there(send, "there is no such switch among the last ones")
             return
-        await send_json(send, switch.as_dict())
+        await send_json(send, switch)
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -172,10 +172,8 @@ class Orders:
 
     async def switch(self, asked: SwitchAsked) -> tuple[int, Any]:
         """202 once it has begun; after `wait` 200, or 409 if it was undone."""
-        switch = self._gateway.switch(asked.route, asked.target, asked.order())
-        while asked.wait and not switch.over:
-            await switch.changed.wait()
-        return (409 if switch.error else 200) if switch.over else 202, switch.as_dict()
+        switch = await self._gateway.switched(asked.route, asked.target, asked.order(), wait=asked.wait)
+        return (409 if switch["error"] else 200) if switch["over"] else 202, switch
 
     async def load(self, asked: TargetAsked) -> tuple[int, Any]:
         """200 when its engines are ready."""
@@ -189,7 +187,7 @@ class Orders:
 
     async def reload(self, asked: Nothing) -> tuple[int, Any]:
         """200 with what has changed; a bad configuration changes nothing."""
-        return 200, self._gateway.reload().as_dict()
+        return 200, await self._gateway.reloaded()
 
 
 class Command(Generic[T]):

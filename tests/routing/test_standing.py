@@ -53,3 +53,10 @@ def test_an_open_breaker_is_not_waited_for_because_it_was_rate_limited_before() 
         _failed(standing, errors.BadResponse(""), 2.0)
     assert "breaker is open" in standing.objection(2.0)
     assert not standing.passes(2.0)
+
+
+def test_a_lost_replica_says_nothing_of_the_others_behind_the_same_door() -> None:
+    standing = Standing()
+    for _ in range(20):
+        standing.failed(errors.ReplicaLost("gone"), standing.begin(0.0), 0.0, 0.5)
+    assert standing.objection(0.0) == ""

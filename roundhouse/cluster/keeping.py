@@ -1,0 +1,35 @@
+"""Where the owner keeps what must outlive it: in Ray's own store, as long as the cluster lives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import msgspec
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+__all__ = ["Keeping", "Kept"]
+
+log = logging.getLogger(__name__)
+_NAMESPACE = b"roundhouse"
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """Where the routes lead, as the last switch left them."""
+
+    routes: Mapping[str, tuple[tuple[str, ...], ...]] = {}
+
+
+class Keeping:
+    """`run` tells one start of the service from the next, which begins by its configuration."""
+
+    def __init__(self, run: str) -> None:
+        self._key = f"routes-{run}".encode()
+
+    def load(self) -> Kept:
+        """Empty if nothing was kept."""
+        data = _internal_kv_get(self._key, namespace=_NAMESPACE)
+        return Kept() if data is None else msgspec.json.decode(data, type=Kept)
+
+    def save(self, kept: Kept) -> None:
+        _internal_kv_put(self._key, msgspec.json.encode(kept), overwrite=True, namespace=_NAMESPACE)

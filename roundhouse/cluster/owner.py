@@ -1,0 +1,320 @@
+"""The one owner of a cluster's routes and applications: starts, switches, and tells every entrance.
+
+It is a house whose engines are applications of Serve; the turntable, its checks, canaries and ways back are those of
+one machine. It serves no request itself: as long as it is away, entrances go on by what they heard last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import msgspec
+from ray import serve
+
+from roundhouse.cluster.deployed import DeployedEngine, Watch
+from roundhouse.cluster.fleet import ENGINE, Fleet, application_of
+from roundhouse.cluster.keeping import Keeping, Kept
+from roundhouse.cluster.provider import ClusterProvider
+from roundhouse.cluster.published import CanaryTold, Followers, News, Published, Report
+from roundhouse.cluster.room import ClusterRoom, planned_by_the_fleet
+from roundhouse.cluster.wire import told
+from roundhouse.config import Settings, TargetSettings
+from roundhouse.core.errors import Error
+from roundhouse.engines.lifecycle import EngineState
+from roundhouse.gateway.build import capabilities_of
+from roundhouse.gateway.house import House
+from roundhouse.gateway.plan import slots_of
+from roundhouse.routing.breaker import BreakerPolicy
+from roundhouse.routing.canary import Outcome
+from roundhouse.routing.describe import describe
+from roundhouse.routing.replica import Replica
+from roundhouse.routing.room import Room
+from roundhouse.routing.turntable import Order
+
+__all__ = ["OWNER", "Owner", "SwitchAsked"]
+
+OWNER = "owner"
+log = logging.getLogger(__name__)
+_USUALLY_S = 1.0
+_SWITCHING_S = 0.1
+_LOOK_S = 0.05
+_WITHDRAWN_S = 60.0
+_AGAIN_S = 5.0
+
+
+class SwitchAsked(msgspec.Struct, frozen=True):
+    route: str
+    target: str
+    order: Order
+    wait: bool = False
+
+
+class OwnedReplica(Replica):
+    """All replicas of a target. It is idle when no entrance uses it any more."""
+
+    def __init__(self, *args: Any, unused: Callable[[], Awaitable[None]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unused = unused
+
+    async def drained(self, limit_s: float | None = None) -> bool:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._unused()
+        except TimeoutError:
+            return False
+        return await super().drained(limit_s)
+
+
+class Owner:
+    """A deployment of one replica. What Serve restarts, wherever it is, goes on from what was kept."""
+
+    async def __init__(self, settings: Settings, run: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._settings = settings
+        self._fleet = Fleet(settings)
+        self._watch = Watch(self._fleet)
+        self._keeping = Keeping(run)
+        self._followers = Followers()
+        self._applications: dict[str, str] = {}
+        self._published = Published(int(1000 * time.time()))  # beyond that of an owner before this one
+        self._changed = asyncio.Event()
+        self._entries: dict[str, TargetSettings] = {}
+        self._house = House(settings, hosting=self)
+        for name, tiers in self._keeping.load().routes.items():
+            if (route := self._house.manager.routes.get(name)) is not None:
+                route.tiers = tiers
+        self._publish()
+        self._tasks = [asyncio.create_task(work, name=name) for work, name in self._duties()]
+
+    def replica(self, entry: TargetSettings, key: str, breaker: BreakerPolicy) -> Replica:
+        """As `Hosting` asks."""
+        name = application_of(entry, self._settings)
+        self._entries[key] = entry
+        engine = DeployedEngine(
+            entry,
+            name,
+            self._fleet,
+            self._watch,
+            load_limit_s=self._settings.limits.load_s,
+            up=lambda: self._put_up(entry.name, name),
+            withdrawn=lambda: self._withdraw(entry.name, name),
+        )
+
+        @asynccontextmanager
+        async def find() -> AsyncIterator[Any]:
+            yield serve.get_deployment_handle(ENGINE, name)
+
+        return OwnedReplica(
+            key,
+            engine,
+            lambda ready: ClusterProvider(entry.name, capabilities_of(entry), find),
+            slots_of(entry),
+            breaker,
+            target=entry.name,
+            pin=entry.pin,
+            plan=planned_by_the_fleet,
+            unused=lambda: self._unused(name),
+        )
+
+    def room(self, settings: Settings) -> Room:
+        """As `Hosting` asks."""
+        return ClusterRoom(self._fleet, self._entries)
+
+    async def follow(self, data: bytes) -> bytes:
+        """News for an entrance: at once if it goes by an older version, else soon; what it reports is noted."""
+        report = msgspec.msgpack.decode(data, type=Report)
+        self._followers.heard(report, time.monotonic())
+        self._note(report)
+        if report.version == self._published.version:
+            within_s = _SWITCHING_S if self._switching else _USUALLY_S
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), within_s)
+        within_s = _SWITCHING_S if self._switching else _USUALLY_S
+        return msgspec.msgpack.encode(News(self._published, self._state(), within_s))
+
+    async def order(self, what: str, data: bytes) -> bytes:
+        """`{"value": ...}` or `{"error": ...}`: switch, its status, load, unload."""
+        try:
+            value = await self._ordered(what, data)
+        except Error as error:
+            return msgspec.msgpack.encode({"error": told(error)})
+        return msgspec.msgpack.encode({"value": value})
+
+    async def _ordered(self, what: str, data: bytes) -> Any:
+        manager = self._house.manager
+        match what:
+            case "switch":
+                asked = msgspec.msgpack.decode(data, type=SwitchAsked)
+                switch = manager.turntable.switch(asked.route, asked.target, asked.order)
+                self._changed.set()
+                while asked.wait and not switch.over:
+                    await switch.changed.wait()
+                if switch.over:  # whoever is told that it is done finds it done at every entrance
+                    await self._known()
+                return switch.as_dict()
+            case "switched":
+                found = manager.turntable.switches.get(msgspec.msgpack.decode(data, type=str))
+                return None if found is None else found.as_dict()
+            case "load":
+                name = msgspec.msgpack.decode(data, type=str)
+                await manager.load(name)
+                return self._applications.get(name, "")
+            case "unload":
+                name, limit_s = msgspec.msgpack.decode(data, type=tuple[str, float | None])
+                return await manager.unload(name, limit_s)
+        raise ValueError(what)
+
+    @property
+    def _switching(self) -> bool:
+        return any(not switch.over for switch in self._house.manager.turntable.switches.values())
+
+    def _duties(self) -> list[tuple[Any, str]]:
+        return [(self._look_after(), "publishing"), (self._bring_up(), "first start")]
+
+    async def _look_after(self) -> None:
+        """Publish what the turntable changes, and look at the applications for whoever asks."""
+        looked_at = 0.0
+        while True:
+            try:
+                self._publish()
+                if time.monotonic() - looked_at > _USUALLY_S:
+                    looked_at = time.monotonic()
+                    await self._watch.look()
+            except Exception:  # a store that is away for a moment must not end the publishing
+                log.exception("publishing failed; it is tried again")
+                await asyncio.sleep(_USUALLY_S)
+            await asyncio.sleep(_LOOK_S)
+
+    async def _bring_up(self) -> None:
+        """What the routes lead to is started, and tried again where that failed; what an earlier owner left and nobody
+        asks for is taken down.
+        """
+        await asyncio.gather(*(self._load(name) for name in self._wanted()))
+        for name in await self._watch.look():
+            if name not in self._applications.values() and not self._is_ours(name):
+                await self._unused(name)
+                log.warning("%s is taken down: no target is run by it any more", name)
+                await asyncio.to_thread(self._fleet.delete, name)
+        while True:
+            await asyncio.sleep(_AGAIN_S)
+            targets = self._house.manager.targets
+            failed = [name for name in self._wanted() if targets[name].replicas[0].engine.state is EngineState.FAILED]
+            if not self._switching:
+                await asyncio.gather(*(self._load(name) for name in failed))
+
+    async def _load(self, name: str) -> None:
+        try:
+            await self._house.manager.load(name)
+        except Error as error:
+            log.error("%s: %s", name, error)
+
+    def _wanted(self) -> list[str]:
+        """The targets that are to run although nobody has asked for them."""
+        manager = self._house.manager
+        ours = [route for name, route in manager.routes.items() if name not in manager.targets]
+        led_to = {name for route in ours for name in route.targets}
+        wanted = [one.name for one in self._settings.targets if one.name in led_to or one.preload or one.pin]
+        return [name for name in wanted if isinstance(manager.targets[name].replicas[0], OwnedReplica)]
+
+    def _is_ours(self, application: str) -> bool:
+        replicas = [one for target in self._house.manager.targets.values() for one in target.replicas]
+        engines = [one.engine for one in replicas if isinstance(one.engine, DeployedEngine)]
+        idle = (EngineState.COLD, EngineState.FAILED)
+        return any(one.application == application and one.state not in idle for one in engines)
+
+    def _put_up(self, target: str, application: str) -> None:
+        self._applications[target] = application
+        self._publish()
+
+    async def _withdraw(self, target: str, application: str) -> None:
+        """No entrance sends it anything from now on; what it has is finished, if that does not take for ever."""
+        if self._applications.get(target) == application:
+            del self._applications[target]
+        try:
+            async with asyncio.timeout(max(_WITHDRAWN_S, self._settings.server.drain_s)):
+                await self._unused(application)
+        except TimeoutError:
+            log.warning("%s is taken down although it is in use", application)
+
+    async def _known(self) -> None:
+        """Until every entrance goes by what is published now."""
+        version = self._publish()
+        while not self._followers.go_by(version, time.monotonic()):  # noqa: ASYNC110 - or time passes
+            await asyncio.sleep(_LOOK_S)
+
+    async def _unused(self, application: str) -> None:
+        """Until every entrance goes by what is published now, and has no request there."""
+        version = self._publish()
+        while not self._followers.free_of(application, version, time.monotonic()):  # noqa: ASYNC110 - or time passes
+            await asyncio.sleep(_LOOK_S)
+
+    def _publish(self) -> int:
+        """Tell what has changed, if anything has; gives the version that says it."""
+        now = self._to_publish()
+        if not now.same(self._published):
+            self._published = msgspec.structs.replace(now, version=self._published.version + 1)
+            self._keeping.save(Kept(dict(now.routes)))
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+        return self._published.version
+
+    def _to_publish(self) -> Published:
+        manager = self._house.manager
+        routes = [route for name, route in manager.routes.items() if name not in manager.targets]
+        switches = manager.turntable.switches.values()
+        canaries = {
+            route.name: CanaryTold(
+                next((one.id for one in switches if one.canary is route.canary), ""),
+                route.canary.percent,
+                route.canary.for_s,
+                route.canary.slow_s,
+                _frozen(route.trial),
+            )
+            for route in routes
+            if route.canary is not None
+        }
+        return Published(
+            0,
+            {route.name: _frozen(route.tiers) for route in routes},
+            {route.name: route.held for route in routes if route.held},
+            canaries,
+            dict(self._applications),
+        )
+
+    def _note(self, report: Report) -> None:
+        """What requests showed, for the canary that is asked and for what is usual."""
+        manager = self._house.manager
+        for seen in report.seen:
+            switch = manager.turntable.switches.get(seen.switch)
+            if switch is not None and switch.canary is not None and not switch.over:
+                switch.canary.observe(seen.arm, Outcome(seen.failed, seen.first_token_s))
+        for name, seconds in report.first_tokens_s.items():
+            if (target := manager.targets.get(name)) is not None:
+                target.first_tokens_s.extend(seconds)
+
+    def _state(self) -> dict[str, Any]:
+        """As on one machine, with what Serve says of the replicas."""
+        now = time.monotonic()
+        told_ = describe(self._house.manager)
+        living = list(self._followers.living(now))
+        for row in told_["replicas"]:
+            application = self._applications.get(row["target"], "")
+            status = self._watch.last.get(application)
+            if row["engine"] != "attached":
+                row["nodes"] = dict(status.replicas) if status is not None else {}
+                row["busy"] = self._followers.uses(application, now)
+                row["slots"] *= max(1, row["nodes"].get("running", 0))
+                failure = self._house.manager.targets[row["target"]].replicas[0].engine.failure
+                row["notes"] = [str(failure)] if failure is not None else []
+        told_["active"] = sum(one.running for one in living)
+        told_["waiting"] = sum(one.waiting for one in living)
+        told_["entrances"] = sorted(one.entrance for one in living)
+        return told_
+
+
+def _frozen(tiers: Any) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(tier) for tier in tiers)
