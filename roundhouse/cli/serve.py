@@ -107,7 +107,7 @@ def _serve_cluster(settings: Settings, where: str, tls: tuple[str, str] | None) 
     from roundhouse.cluster.start import notices, start
 
     ended = threading.Event()
-    service = start(settings, where if address else "", tls)
+    service = start(settings, address, tls)
     for number in (signal.SIGINT, signal.SIGTERM):  # not before: Ray sets handlers of its own, by which it aborts
         signal.signal(number, lambda *_: ended.set())
     try:

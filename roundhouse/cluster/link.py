@@ -19,8 +19,8 @@ from ray.serve.exceptions import RayServeException
 from roundhouse.cluster.fleet import ENGINE
 from roundhouse.cluster.owner import OWNER
 from roundhouse.cluster.published import CanaryTold, News, Published, Report, Seen
-from roundhouse.cluster.wire import Told, untold
 from roundhouse.core.errors import EngineError
+from roundhouse.core.portable import restored
 from roundhouse.routing.canary import Arm, Canary, Outcome
 
 __all__ = ["Link", "RelayedCanary"]
@@ -103,7 +103,7 @@ class Link:
             raise EngineError(f"the owner of the cluster's routes is being restarted ({error}); try again") from error
         reply = msgspec.msgpack.decode(data)
         if "error" in reply:
-            raise untold(msgspec.convert(reply["error"], Told))
+            raise restored(reply["error"])
         return msgspec.convert(reply["value"], kind)
 
     def _handle(self, application: str) -> Any:

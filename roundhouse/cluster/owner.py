@@ -22,9 +22,9 @@ from roundhouse.cluster.keeping import Keeping, Kept
 from roundhouse.cluster.provider import ClusterProvider
 from roundhouse.cluster.published import CanaryTold, Followers, News, Published, Report
 from roundhouse.cluster.room import ClusterRoom, planned_by_the_fleet
-from roundhouse.cluster.wire import told
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.errors import Error
+from roundhouse.core.portable import portable
 from roundhouse.engines.lifecycle import EngineState
 from roundhouse.gateway.build import capabilities_of
 from roundhouse.gateway.house import House
@@ -141,7 +141,7 @@ class Owner:
         try:
             value = await self._ordered(what, data)
         except Error as error:
-            return msgspec.msgpack.encode({"error": told(error)})
+            return msgspec.msgpack.encode({"error": portable(error)})
         return msgspec.msgpack.encode({"value": value})
 
     async def _ordered(self, what: str, data: bytes) -> Any:

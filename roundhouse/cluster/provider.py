@@ -18,10 +18,11 @@ from ray.serve.exceptions import (
 )
 
 from roundhouse.cluster.affinity import home_key
-from roundhouse.cluster.wire import Failed, Pieces, Taken, Told, decode_part, encode_request, untold
+from roundhouse.cluster.wire import Failed, Pieces, Taken, decode_part, encode_request
 from roundhouse.core.chat import ChatRequest, Chunks
 from roundhouse.core.errors import BadResponse, EngineError, Error, NotHealthy, Overloaded, ReplicaLost
 from roundhouse.core.model import Capabilities, Health, ModelDescription
+from roundhouse.core.portable import restored
 from roundhouse.providers.base import AsyncProvider, PromptTokens
 
 __all__ = ["ClusterProvider", "Find"]
@@ -64,7 +65,7 @@ class ClusterProvider(AsyncProvider):
                                 yield chunk
                         case Failed(error):
                             over = True
-                            raise self._judged(untold(error))
+                            raise self._judged(restored(error))
             finally:
                 if not over:
                     response.cancel()
@@ -105,7 +106,7 @@ class ClusterProvider(AsyncProvider):
             with self._judging():
                 reply = msgspec.msgpack.decode(await handle.call.remote(what, data))
         if "error" in reply:
-            raise self._judged(untold(msgspec.convert(reply["error"], Told)))
+            raise self._judged(restored(reply["error"]))
         return msgspec.convert(reply["value"], kind)
 
     @contextlib.contextmanager

@@ -150,8 +150,8 @@ def notices(settings: Settings) -> list[str]:
     for entry in settings.targets:
         if is_managed(entry) and not is_demo(entry):
             said.append(f'target "{entry.name}" loads {entry.model}: it has to be on every node that may run it')
-    if settings.experiments:
-        said.append("each node keeps what it saw of the experiments; their results are not joined yet")
+    if settings.experiments and not settings.state.url:
+        said.append("each node keeps what it saw of the experiments: set state.url to a PostgreSQL, which joins them")
     if settings.telemetry.drift.act == "roll_back":
         said.append("drift warns in a cluster; it does not roll back")
     return said

@@ -12,11 +12,12 @@ from typing import Any
 
 import msgspec
 
-from roundhouse.cluster.wire import Failed, Taken, decode_request, encode_part, pieces, told
+from roundhouse.cluster.wire import Failed, Taken, decode_request, encode_part, pieces
 from roundhouse.config import Replicas, Settings, TargetSettings
 from roundhouse.core.chat import Chunk, Chunks
 from roundhouse.core.errors import BadResponse, ConnectFailed, Error, ProviderError, StreamBroken, Unsupported
 from roundhouse.core.model import ModelDescription
+from roundhouse.core.portable import portable
 from roundhouse.gateway.house import House
 from roundhouse.providers.base import CountsTokens, DescribesModel, LLMProvider, TellsTokens
 
@@ -55,14 +56,14 @@ class Worker:
                 async for batch in batches:
                     yield pieces(batch)
         except Exception as error:  # noqa: BLE001 - it travels, as an error of the house
-            yield encode_part(Failed(told(await self._ours(error))))
+            yield encode_part(Failed(portable(await self._ours(error))))
 
     async def call(self, what: str, data: bytes) -> bytes:
         """What is no stream: `{"value": ...}` or `{"error": ...}`."""
         try:
             value = await self._called(what, data, await self._replica.client())
         except Exception as error:  # noqa: BLE001 - it travels, as an error of the house
-            return msgspec.msgpack.encode({"error": told(await self._ours(error))})
+            return msgspec.msgpack.encode({"error": portable(await self._ours(error))})
         return msgspec.msgpack.encode({"value": value})
 
     def check_health(self) -> None:

@@ -1,50 +1,78 @@
-"""An error as plain values, for whoever is told of it in another process, and back."""
+"""Errors and traces as plain values, for whoever is told of them in another process or on another machine, and back.
+
+An error comes out as the same class of the one tree, so that routing judges it as its own.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
-from roundhouse.core.errors import Attempt, Error
+import msgspec
 
-__all__ = ["portable", "restored"]
+from roundhouse.core import errors
+from roundhouse.core.errors import Attempt, BadResponse, Error
+from roundhouse.core.trace import TraceContext
+
+__all__ = ["Span", "portable", "restored"]
 
 _KIND = "kind"
+_KINDS: Mapping[str, type[Error]] = {
+    name: kind for name in errors.__all__ if isinstance(kind := getattr(errors, name), type) and issubclass(kind, Error)
+}
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A `TraceContext`, whose id is too long for a number of MessagePack."""
+
+    trace_id: bytes
+    span_id: int
+    parent_id: int
+    sampled: bool
+    state: str
+    remote: bool
+
+    @classmethod
+    def of(cls, trace: TraceContext) -> Span:
+        return cls(
+            trace.trace_id.to_bytes(16), trace.span_id, trace.parent_id, trace.sampled, trace.state, trace.remote
+        )
+
+    def context(self) -> TraceContext:
+        number = int.from_bytes(self.trace_id)
+        return TraceContext(number, self.span_id, self.parent_id, self.sampled, self.state, self.remote)
 
 
 def portable(error: Error) -> dict[str, Any]:
-    """All of its fields, and its class by name."""
-    told: dict[str, Any] = {_KIND: type(error).__name__}
-    for one in dataclasses.fields(error):
-        value = getattr(error, one.name)
-        if isinstance(value, Error):
-            value = portable(value)
-        elif one.name == "attempts":
-            value = [dataclasses.asdict(attempt) for attempt in value]
-        told[one.name] = value
-    return told
+    """All of its fields, and its class by name; for one that is not of the tree, the nearest above it that is."""
+    kind = next(one for one in type(error).__mro__ if one in _KINDS.values())
+    return {_KIND: kind.__name__, **{one.name: _plain(getattr(error, one.name)) for one in fields(kind)}}
 
 
 def restored(told: Mapping[str, Any]) -> Error:
-    """The same error. One whose class is not known here is an `Error` with its message."""
-    kind = _kinds(Error).get(told[_KIND])
+    """The error that it was. One of a newer Roundhouse, whose class is unknown here, is a `BadResponse`."""
+    kind = _KINDS.get(told[_KIND])
     if kind is None:
-        return Error(told["message"])
-    fields = {name: _value(name, value) for name, value in told.items() if name != _KIND}
-    return kind(**fields)
+        return BadResponse(f"{told[_KIND]}: {told['message']}")
+    known = {one.name for one in fields(kind)}
+    return kind(**{name: _whole(name, value) for name, value in told.items() if name in known})
 
 
-def _value(name: str, value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    match value:
+        case Error():
+            return portable(value)
+        case Attempt():
+            return asdict(value)
+        case tuple() | list():
+            return [_plain(one) for one in value]
+    return value
+
+
+def _whole(name: str, value: Any) -> Any:
     if name == "attempts":
         return tuple(Attempt(**attempt) for attempt in value)
     if isinstance(value, Mapping) and _KIND in value:
         return restored(value)
     return tuple(value) if isinstance(value, list) else value
-
-
-def _kinds(kind: type[Error]) -> dict[str, type[Error]]:
-    known = {kind.__name__: kind}
-    for below in kind.__subclasses__():
-        known |= _kinds(below)
-    return known

@@ -18,9 +18,8 @@ from msgspec.structs import replace
 from roundhouse.core.chat import ChatRequest, Chunk, Chunks, Sampling, ToolCall
 from roundhouse.core.errors import Attempt as Tried
 from roundhouse.core.errors import EngineError, Error
-from roundhouse.core.portable import restored
+from roundhouse.core.portable import Span, restored
 from roundhouse.core.report import Report, Seam
-from roundhouse.core.trace import TraceContext
 from roundhouse.prompts.families import DEFAULT
 from roundhouse.providers.base import LLMProvider
 from roundhouse.routing.attempt import Attempt
@@ -66,27 +65,6 @@ class Head(msgspec.Struct, frozen=True):
     def onto(self, report: Report) -> None:
         for name in self.__struct_fields__:
             setattr(report, name, getattr(self, name))
-
-
-class Span(msgspec.Struct, frozen=True):
-    """A `TraceContext`, whose id is too long for a number on the wire."""
-
-    trace_id: bytes
-    span_id: int
-    parent_id: int
-    sampled: bool
-    state: str
-    remote: bool
-
-    @classmethod
-    def of(cls, trace: TraceContext) -> Span:
-        return cls(
-            trace.trace_id.to_bytes(16), trace.span_id, trace.parent_id, trace.sampled, trace.state, trace.remote
-        )
-
-    def context(self) -> TraceContext:
-        number = int.from_bytes(self.trace_id)
-        return TraceContext(number, self.span_id, self.parent_id, self.sampled, self.state, self.remote)
 
 
 class Order(msgspec.Struct, frozen=True):

@@ -11,11 +11,12 @@ import msgspec
 import psutil
 import pytest
 
-from roundhouse.cluster.wire import Failed, Part, Pieces, Taken, Told, decode_part, encode_request, untold
+from roundhouse.cluster.wire import Failed, Part, Pieces, Taken, decode_part, encode_request
 from roundhouse.cluster.worker import Worker, _batches
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.chat import ChatRequest, Chunk, Sampling, collect
 from roundhouse.core.errors import ContextTooLong, Died, Error, LaunchFailed, Unsupported
+from roundhouse.core.portable import restored
 
 DEMO = TargetSettings(name="demo", type="llamacpp", model="demo", options={"n_threads": 1})
 HELLO = ChatRequest.of("Hello", sampling=Sampling(max_tokens=8, temperature=0.0))
@@ -44,7 +45,7 @@ async def _parts(worker: Worker, request: ChatRequest) -> list[Part]:
 async def _called(worker: Worker, what: str, data: bytes = b"") -> Any:
     reply = msgspec.msgpack.decode(await worker.call(what, data))
     if "error" in reply:
-        raise untold(msgspec.convert(reply["error"], Told))
+        raise restored(reply["error"])
     return reply["value"]
 
 
@@ -89,7 +90,7 @@ async def test_pieces_travel_together_where_they_come_fast_and_at_once_where_the
 async def test_what_an_engine_refuses_crosses_as_the_error_that_it_is(worker: Worker) -> None:
     *_, last = await _parts(worker, ChatRequest.of("word " * 20_000))
     assert isinstance(last, Failed)
-    assert isinstance(untold(last.error), ContextTooLong)
+    assert isinstance(restored(last.error), ContextTooLong)
 
 
 async def test_what_is_no_answer_is_asked_too(worker: Worker) -> None:
@@ -124,7 +125,7 @@ async def test_a_dead_engine_is_told_as_dead_and_started_again(worker: Worker) -
     psutil.Process(engine.pid).kill()
     last = [decode_part(part) async for part in parts][-1]
     assert isinstance(last, Failed)
-    assert isinstance(untold(last.error), Died)
+    assert isinstance(restored(last.error), Died)
     async with asyncio.timeout(30):
         assert isinstance((await _parts(worker, HELLO))[-1], Pieces)
     worker.check_health()

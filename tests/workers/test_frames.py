@@ -1,23 +1,20 @@
 """What processes say to each other arrives as it was said, however the bytes are cut."""
 
-import dataclasses
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roundhouse.core import errors
 from roundhouse.core.chat import ChatRequest, Chunk, Message, Sampling, Tool, ToolCall, Usage
-from roundhouse.core.errors import AllProvidersFailed, Attempt, Error, InvalidRequest, TimedOut
-from roundhouse.core.portable import portable, restored
+from roundhouse.core.errors import Attempt, InvalidRequest
 from roundhouse.core.report import Report, Seam
 from roundhouse.core.trace import TraceContext
 from roundhouse.providers.base import Endpoint
 from roundhouse.routing.contact import Contact
 from roundhouse.routing.errand import Ended, Given, Head, Order, Passed, Span
 from roundhouse.routing.target import TokenLimits
-from roundhouse.server.workers.frames import Ask, Channel, FromOwner, FromWorker, Give, Leave, Refused, Told, Up
+from roundhouse.server.workers.frames import Ask, Channel, FromOwner, FromWorker, Give, Leave, Told, Up
 
 ASKED = ChatRequest(
     (Message("user", "Grüße", images=("data:image/png;base64,AA==",)), Message("assistant", tool_calls=(ToolCall(),))),
@@ -102,38 +99,3 @@ def test_what_cannot_be_said_is_an_error_of_its_request_and_nothing_is_sent() ->
         with pytest.raises(InvalidRequest):
             channel.tell(Ask(1, ChatRequest.of("x", extra={"odd": odd}), "", 0.0, "", {}, "", []))
     assert wire.written == b""
-
-
-def _kinds(kind: type[Error]) -> list[type[Error]]:
-    return [kind, *(one for below in kind.__subclasses__() for one in _kinds(below))]
-
-
-@pytest.mark.parametrize("kind", [one for one in _kinds(Error) if one.__module__ == errors.__name__])
-def test_an_error_is_the_same_in_another_process(kind: type[Error]) -> None:
-    error = kind("said so")
-    error = dataclasses.replace(
-        error, **{one.name: _some(one) for one in dataclasses.fields(error) if one.name != "message"}
-    )
-    heard: list[Any] = []
-    channel: Channel[Any] = Channel(FromOwner, heard.append, print)
-    channel.data_received(said(Refused(1, portable(error))))
-    back = restored(heard[0].error)
-    assert type(back) is kind
-    assert str(back) == str(error)
-    for one in dataclasses.fields(error):
-        there = getattr(back, one.name)
-        assert str(there) == str(getattr(error, one.name)), one.name
-
-
-def _some(field: Any) -> Any:
-    by_name = {"attempts": (Attempt("a", "x", "y", 0.5),), "cause": TimedOut("late", phase="total"), "log_tail": ("l",)}
-    if field.name in by_name:
-        return by_name[field.name]
-    kinds: dict[str, Any] = {"str": "s", "int": 3, "float": 2.5, "bool": True, "tuple[str, ...]": ("a", "b")}
-    return next((value for kind, value in kinds.items() if str(field.type).startswith(kind)), 2.5)
-
-
-def test_an_error_of_a_class_that_is_not_known_here_keeps_its_words() -> None:
-    told = portable(AllProvidersFailed("all of them", attempts=(Attempt("a", "x"),)))
-    assert str(restored({**told, "kind": "Elsewhere"})) == "all of them"
-    assert type(restored({**told, "kind": "Elsewhere"})) is Error
