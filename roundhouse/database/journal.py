@@ -187,7 +187,7 @@ def _chunks(file: BinaryIO, start: int) -> Iterator[tuple[list[list[Any]], int]]
         if line.endswith(b"\n"):
             try:
                 rows.append(_DECODER.decode(line))
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 log.error("a line of a journal is damaged and left out: %s", error)
         if len(rows) >= _AT_ONCE:
             yield rows, file.tell()

@@ -166,7 +166,7 @@ def _read(copy: Path) -> dict[str, Run]:
     """A copy that is missing or damaged is the same as none."""
     try:
         return {run.name: run for run in msgspec.json.decode(copy.read_bytes(), type=list[Run])}
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return {}
 
 

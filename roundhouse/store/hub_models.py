@@ -75,7 +75,7 @@ def ask_hub(repository: str, revision: str, environ: Mapping[str, str], limit_s:
         raise DownloadFailed(f"the hub did not say within {limit_s:g} s what {repository} is", url=repository) from None
     try:
         told = msgspec.json.decode(ended.stdout, type=_Told)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         last = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise DownloadFailed(f"the hub could not be asked for {repository}: {last}", url=repository) from error
     if told.facts is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roundhouse.core.errors import StoreError
@@ -180,6 +180,7 @@ def test_what_a_killed_process_left_is_delivered_by_the_next_and_that_of_a_livin
 
 
 @given(cut=st.integers(0, 120), damage=st.binary(max_size=5))
+@example(cut=0, damage=b'["\x80"]')
 def test_no_cut_and_no_damage_breaks_the_rest(
     tmp_path_factory: pytest.TempPathFactory, cut: int, damage: bytes
 ) -> None:
