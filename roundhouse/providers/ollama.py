@@ -382,6 +382,6 @@ def _object(arguments: str) -> Mapping[str, Any]:
     """Ollama takes arguments as an object where OpenAI has text."""
     try:
         decoded = msgspec.json.decode(arguments.encode())
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeError):
         return {}
     return decoded if isinstance(decoded, dict) else {}
