@@ -16,10 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import psycopg
+
+if TYPE_CHECKING:
+    import psycopg
 
 __all__ = ["Postgres", "missing", "postgres_server"]
 
@@ -39,6 +43,8 @@ def _programs() -> Path | None:
 
 def missing() -> str:
     """Why there is no PostgreSQL here; empty = there is one."""
+    if find_spec("psycopg") is None:
+        return "psycopg is not in this environment"
     if _programs() is None:
         return "no PostgreSQL on this machine: `make test-postgres` installs Debian's"
     if os.geteuid() == 0:
@@ -69,6 +75,8 @@ class Postgres:
         return self.url(name)
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[object, ...]]:
+        import psycopg
+
         return psycopg.connect(self.url(database), password=PASSWORD, autocommit=True, connect_timeout=5)
 
     def start(self) -> None:
