@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
@@ -100,6 +101,7 @@ def _serve_cluster(settings: Settings, where: str, tls: tuple[str, str] | None) 
     kind, _, address = where.partition("://")
     if kind != "ray":
         raise ConfigError(f"--cluster {where}: expected ray, or ray://HOST:PORT", source="flag", key="cluster")
+    _take_token()
     try:
         import ray  # noqa: F401 - whether it is there
     except ImportError as error:
@@ -117,6 +119,15 @@ def _serve_cluster(settings: Settings, where: str, tls: tuple[str, str] | None) 
         ended.wait()
     finally:
         service.stop(settings.server.drain_s)
+
+
+def _take_token() -> None:
+    """A cluster that `ray start` made where a token lies wants that token; who joins it by himself is to say so, before
+    Ray is imported (docs.ray.io, Ray security, token authentication).
+    """
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if named or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _crew(gateway: Gateway, ring: KeyRing, settings: Settings, listening: socket.socket) -> Crew | None:
