@@ -36,12 +36,11 @@ _PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 # By itself glibc keeps freed pieces of up to 32 MB, in holes: a worker held a tenth to a sixth more than its tensors
 # take, and more with every round of prompts. With a fixed bound large pieces go back at once, so that what it holds can
 # be computed (resources/memory_transformers.py); huge pages make fetching them again cheap (without, a prompt took a
-# tenth longer). MKL keeps its buffers likewise, unless told not to.
+# tenth longer). MKL keeps its buffers too, and may: told not to (MKL_DISABLE_FAST_MM), it halves a small model's rate.
 _EXACT_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "MKL_DISABLE_FAST_MM": "1",
 }
 # An assertion of ggml that fails starts a debugger, whose stack trace pushes the reason out of the log that is kept.
 _PLAIN_END = {"GGML_NO_BACKTRACE": "1"}

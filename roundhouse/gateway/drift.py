@@ -303,6 +303,8 @@ def _worse(target: str, series: Series) -> str:
     usual, now = series.usual or 0.0, series.now or 0.0
     if series.metric in (TTFT, TPOT):
         what = "first token" if series.metric == TTFT else "time per output token"
+        if now <= usual:  # the middle is as it was
+            return f"{target} is slow more often: {what} {_time(now)} in the median, but too many take far longer"
         return f"{target} has become slower: {what} {_time(now)}, usually {_time(usual)} at such lengths (medians)"
     if series.metric == ERROR:
         return f"{target} fails more often: {now:.0%} of its attempts, usually {usual:.0%}"
