@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from roundhouse.database.seam import Damaged, Database, Row, Schema, Transaction
 __all__ = ["SQLiteDatabase", "Tuning"]
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_AGAIN_S = 0.01
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -72,7 +74,7 @@ class SQLiteDatabase(Database):
             if read_only:
                 self._check()
             else:
-                self._prepare(tuning)
+                self._prepare(tuning, time.monotonic() + limit_s)
         except sqlite3.Error as error:
             self._db.close()
             raise self._error(error, "read" if read_only else "opened") from error
@@ -151,9 +153,9 @@ class SQLiteDatabase(Database):
             except sqlite3.Error as error:
                 raise self._error(error, what) from error
 
-    def _prepare(self, tuning: Tuning) -> None:
+    def _prepare(self, tuning: Tuning, deadline: float) -> None:
         for pragma in (*tuning.before, "journal_mode=WAL", "synchronous=NORMAL", *tuning.pragmas):
-            self._db.execute(f"PRAGMA {pragma}").fetchall()
+            self._set(pragma, deadline)
         steps = len(self.schema.steps)
         if self._version() > steps:
             raise self.newer()
@@ -163,6 +165,19 @@ class SQLiteDatabase(Database):
                     for statement in self.schema.statements(number, self.dialect):
                         opened.execute(statement)
                     opened.execute(f"PRAGMA user_version = {number + 1}")
+
+    def _set(self, pragma: str, deadline: float) -> None:
+        """Of several that open a new file at once, SQLite lets one change its mode and refuses the others without a
+        wait, whatever their limit is (sqlite.org/wal.html, "Sometimes Queries Return SQLITE_BUSY In WAL Mode").
+        """
+        while True:
+            try:
+                self._db.execute(f"PRAGMA {pragma}").fetchall()
+                return
+            except sqlite3.OperationalError as error:
+                if (error.sqlite_errorcode & 0xFF) not in _BUSY or time.monotonic() >= deadline:
+                    raise
+                time.sleep(_AGAIN_S)
 
     def _check(self) -> None:
         version = self._version()
