@@ -60,6 +60,11 @@ class _Open(Transaction):
         with self._db.cursor() as cursor:
             cursor.executemany(_placed(sql), rows)
 
+    def insert_many(self, into: str, rows: Sequence[Sequence[object]], otherwise: str = "") -> None:
+        if rows:
+            values = ", ".join("?" * len(rows[0]))
+            self.execute_many(f"INSERT INTO {into} VALUES ({values}) {otherwise}", rows)  # noqa: S608
+
     def batches(self, sql: str, values: Sequence[object], size: int) -> Iterator[list[Row]]:
         with self._db.cursor("batches") as cursor:
             cursor.execute(_placed(sql), values)

@@ -77,6 +77,13 @@ class Transaction(ABC):
     def execute_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None: ...
 
     @abstractmethod
+    def insert_many(self, into: str, rows: Sequence[Sequence[object]], otherwise: str = "") -> None:
+        """Rows of one length into a table, `table` or `table (column, ...)`, in as few statements as may be.
+
+        `otherwise`: what follows the values, such as `ON CONFLICT DO NOTHING`.
+        """
+
+    @abstractmethod
     def batches(self, sql: str, values: Sequence[object], size: int) -> Iterator[list[Row]]:
         """The rows of a query, `size` at a time, so that memory does not grow with them."""
 

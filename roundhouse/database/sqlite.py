@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 from roundhouse.core.errors import StoreError
@@ -20,6 +22,9 @@ __all__ = ["SQLiteDatabase", "Tuning"]
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _AGAIN_S = 0.01
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+# Rows of one statement. Each statement gives the interpreter's lock away and waits to have it back: at one a row, a
+# busy event loop lost more to that than the rows themselves cost (docs/performance.md).
+_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,12 @@ class Tuning:
 
     before: tuple[str, ...] = ()
     pragmas: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=64)
+def _insert(into: str, columns: int, rows: int, otherwise: str) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"INSERT INTO {into} VALUES {', '.join([row] * rows)} {otherwise}"  # noqa: S608
 
 
 class _Open(Transaction):
@@ -44,6 +55,17 @@ class _Open(Transaction):
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         self._db.executemany(sql, rows)
+
+    def insert_many(self, into: str, rows: Sequence[Sequence[object]], otherwise: str = "") -> None:
+        if not rows:
+            return
+        columns = len(rows[0])
+        at_once = min(_ROWS, self._db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // columns)
+        whole = len(rows) - len(rows) % at_once
+        for start in range(0, whole, at_once):
+            values = list(chain.from_iterable(rows[start : start + at_once]))
+            self._db.execute(_insert(into, columns, at_once, otherwise), values)
+        self._db.executemany(_insert(into, columns, 1, otherwise), rows[whole:])
 
     def batches(self, sql: str, values: Sequence[object], size: int) -> Iterator[list[Row]]:
         found = self._db.execute(sql, values)

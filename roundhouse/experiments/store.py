@@ -62,9 +62,7 @@ _LATER = """
     ON CONFLICT (unit, exposure, metric) DO UPDATE SET value = excluded.value, at = excluded.at
     WHERE excluded.at >= outcomes.at
 """
-_TELL = "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)" + _LATER  # noqa: S608
-_TELL_EARLY = """
-    INSERT INTO early VALUES (?, ?, ?, ?)
+_LATER_EARLY = """
     ON CONFLICT (exposure, metric) DO UPDATE SET value = excluded.value, at = excluded.at WHERE excluded.at >= early.at
 """
 _ARRIVED = "SELECT e.unit, o.exposure, o.metric, o.value, o.at FROM early o JOIN exposures e ON e.id = o.exposure"
@@ -216,19 +214,17 @@ class Store:
         known = [(o.unit, o.exposure, o.metric, o.value, o.at) for o in outcomes if o.unit is not None]
         early = [(o.exposure, o.metric, o.value, o.at) for o in outcomes if o.unit is None]
         with self._db.transaction() as db:
-            db.execute_many(
-                "INSERT INTO exposures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                [
-                    (e.id, e.experiment, e.unit, e.arm, e.served, e.stratum, e.probability, e.covariate, e.at)
-                    for e in exposures
-                ],
-            )
-            db.execute_many(_TELL, known)
+            rows = [
+                (e.id, e.experiment, e.unit, e.arm, e.served, e.stratum, e.probability, e.covariate, e.at)
+                for e in exposures
+            ]
+            db.insert_many("exposures", rows, "ON CONFLICT DO NOTHING")
+            db.insert_many("outcomes", known, _LATER)
             if early:
-                db.execute_many(_TELL_EARLY, early)
+                db.insert_many("early", early, _LATER_EARLY)
                 db.execute("DELETE FROM early WHERE at < ?", (max(row[3] for row in early) - _EARLY_S,))
             if arrived := db.query(_ARRIVED):
-                db.execute_many(_TELL, arrived)
+                db.insert_many("outcomes", arrived, _LATER)
                 db.execute_many("DELETE FROM early WHERE exposure = ? AND metric = ?", [row[1:3] for row in arrived])
 
     def bring(self, other: Store) -> tuple[int, list[str]]:

@@ -7,7 +7,7 @@ once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from roundhouse.core.errors import StoreError
@@ -49,7 +49,7 @@ COLUMNS = (
     "queue_s", "load_s", "first_token_s", "decoding_s", "input_tokens", "output_tokens", "cached_tokens",
     "failed_attempts", "seams",
 )  # fmt: skip
-_INSERT = f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608
+_INTO = f"requests ({', '.join(COLUMNS)})"
 
 
 def row_of(event: RequestEnded, at: float) -> tuple[object, ...]:
@@ -86,10 +86,10 @@ class Writer:
         """Whether its file is still the one under its name."""
         return self._db.in_place
 
-    def write(self, rows: Iterable[Sequence[object]]) -> None:
+    def write(self, rows: Sequence[Sequence[object]]) -> None:
         """All of them or none; a request that is there already is not written again."""
         with self._db.transaction() as db:
-            db.execute_many(_INSERT, rows)
+            db.insert_many(_INTO, rows, "ON CONFLICT DO NOTHING")
 
     def bring(self, other: Database) -> int:
         """Take over the requests that `other` has and this one lacks; gives how many there are."""

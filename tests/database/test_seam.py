@@ -56,6 +56,25 @@ def test_a_snapshot_is_of_one_moment_and_gives_rows_in_batches(opened: Opened) -
     assert two.query("SELECT COUNT(*) FROM things") == [(2501,)]
 
 
+@pytest.mark.parametrize("count", [0, 1, 49, 50, 51, 237])
+def test_rows_are_inserted_together_each_once(opened: Opened, count: int) -> None:
+    db = opened()
+    _add(db, 0, "there already")
+    rows = [(number, f"row {number}") for number in range(count)]
+    with db.transaction() as inside:
+        inside.insert_many("things (id, name)", [*rows, *reversed(rows)], "ON CONFLICT DO NOTHING")
+    expected = dict(rows) | {0: "there already"}
+    assert dict(db.query("SELECT id, name FROM things")) == expected
+
+
+def test_of_rows_inserted_together_one_that_is_refused_keeps_all_out(opened: Opened) -> None:
+    db = opened()
+    _add(db, 77)
+    with pytest.raises(StoreError), db.transaction() as inside:
+        inside.insert_many("things (id, name)", [(number, "x") for number in range(120)])
+    assert db.query("SELECT COUNT(*) FROM things") == [(1,)]
+
+
 def test_texts_are_in_the_order_of_their_bytes(opened: Opened) -> None:
     db = opened()
     for number, name in enumerate(("b", "B", "ä", "a", "_", "\U0010ffff")):

@@ -39,7 +39,7 @@ def path(place: Place) -> Place:
     events += [ended(target="two", total_s=2.0, outcome="timed_out"), ended(target="two", outcome="client_left"),
                ended(target="two", failed=(("one", "connect_failed"),), output_tokens=11, decoding_s=1.0)]  # fmt: skip
     writer = Writer(place)
-    writer.write(row_of(event, 3600.0 * (event.target == "two") + number) for number, event in enumerate(events))
+    writer.write([row_of(event, 3600.0 * (event.target == "two") + number) for number, event in enumerate(events)])
     writer.close()
     return place
 
@@ -61,7 +61,7 @@ def test_percentiles_are_the_inverse_of_the_distribution(
 ) -> None:
     path = tmp_path_factory.mktemp("h") / "h.sqlite"
     writer = Writer(path)
-    writer.write(row_of(ended(total_s=value), float(place)) for place, value in enumerate(values))
+    writer.write([row_of(ended(total_s=value), float(place)) for place, value in enumerate(values)])
     writer.close()
     (group,) = statistics(path, Question())
     told = group.metrics["total"]
@@ -141,7 +141,7 @@ def test_exports_hold_every_row_and_column(path: Place, tmp_path: Path) -> None:
 def test_an_export_that_fails_leaves_no_half_file(tmp_path: Path) -> None:
     path, out = tmp_path / "h.sqlite", tmp_path / "out.csv"
     writer = Writer(path)
-    writer.write(row_of(ended(), float(number)) for number in range(200))
+    writer.write([row_of(ended(), float(number)) for number in range(200)])
     writer.close()
     out.write_text("before")
     path.write_bytes(path.read_bytes()[:5000])
