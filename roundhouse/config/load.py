@@ -193,7 +193,7 @@ def _telemetry(values: Mapping[str, Any], root: Node, faults: Faults) -> Telemet
 
 def _drift(values: Mapping[str, Any], root: Node, faults: Faults) -> DriftSettings:
     lists = {name: tuple(values[name]) for name in ("quality", "webhook_hosts") if name in values}
-    times = ("avoid_for", "roll_back_within")
+    times = ("apart", "avoid_for", "roll_back_within")
     given = {f"{name}_s" if name in times else name: value for name, value in values.items()}
     found = DriftSettings(**{**given, **lists})
     host = urlsplit(found.webhook).hostname

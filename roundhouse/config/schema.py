@@ -265,6 +265,7 @@ def _telemetry_rule() -> Section:
         "baseline": Number("Requests of a target that its usual is learned from.", 100, 100_000, whole=True),
         "slower": Number("Times the usual, below which no answer is called slow.", 1, 100),
         "false_alarm": Number("Requests between two false warnings, on average at least.", 1_000, 10**12, whole=True),
+        "apart": Duration("Of requests of a target that end within this time, one is heard; 0: all are.", low=0),
         "quality": ListOf(Text(), "Metrics of feedback, from 0 to 1, of which less is worse.", single=True),
         "act": Text("What is done besides: ask others first, or undo the last switch.", ("warn", "avoid", "roll_back")),
         "avoid_for": Duration("How long others are asked first.", low=1),

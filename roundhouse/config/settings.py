@@ -240,13 +240,15 @@ class OtlpSettings:
 class DriftSettings:
     """When a target is said to have become slower or worse, and what is done about it (docs/telemetry.md).
 
-    `baseline` and `false_alarm` in requests; `act`: `warn`, `avoid` or `roll_back`; `webhook` empty = there is none.
+    `baseline` and `false_alarm` in requests; of those of a target that end within `apart_s`, one is heard. `act`:
+    `warn`, `avoid` or `roll_back`; `webhook` empty = there is none.
     """
 
     enabled: bool = True
     baseline: int = 200
     slower: float = 1.25
     false_alarm: int = 100_000
+    apart_s: float = 0.1
     quality: tuple[str, ...] = ()
     act: str = "warn"
     avoid_for_s: float = 600.0

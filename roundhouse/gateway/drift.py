@@ -51,7 +51,8 @@ class Drifts:
     """Belongs to one event loop. `tell` is called with `Drifted` when a target drifts or is as before again.
 
     What is usual for a target is learned from its own first requests, kept in `path` for the next start, and learned
-    anew when its entry in the configuration changes.
+    anew when its entry in the configuration changes. Requests that end at nearly the same time are slow for one and the
+    same reason, which the test must not take for many: of those, one is heard.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Drifts:
         self._since: dict[tuple[str, str], float] = {}
         self._done: dict[str, str] = {}
         self._answered: OrderedDict[str, str] = OrderedDict()
+        self._deaf_until: dict[str, float] = {}
         self._again: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._writing = asyncio.Lock()
@@ -99,25 +101,35 @@ class Drifts:
         """One request more; other events are none of ours. Never raises."""
         if not self._settings.enabled or not isinstance(event, RequestEnded):
             return
-        for target, code in event.failed:
-            if code not in CALLERS_OWN:
-                self._add(target, ERROR, 1.0)
-        if event.outcome != OK or not event.target:
-            return
-        self._add(event.target, ERROR, 0.0)
-        if self._settings.quality:
-            self._answered[event.request_id] = event.target
+        answered = event.target if event.outcome == OK else ""
+        if answered and self._settings.quality:
+            self._answered[event.request_id] = answered
             if len(self._answered) > _REMEMBERED:
                 self._answered.popitem(last=False)
+        failed = [target for target, code in event.failed if code not in CALLERS_OWN]
+        heard = self._heard({answered, *failed})
+        for target in failed:
+            if target in heard:
+                self._add(target, ERROR, 1.0)
+        if not answered or answered not in heard:
+            return
+        self._add(answered, ERROR, 0.0)
         if event.failed or event.seams or event.load_s > _COLD_S:
             return  # its times are not the target's own, or those of an engine that has just begun
         if event.first_token_s is not None:
             read = max(0, event.input_tokens - event.cached_tokens)
-            self._add(event.target, TTFT, event.first_token_s - event.queue_s - event.load_s, read, read)
+            self._add(answered, TTFT, event.first_token_s - event.queue_s - event.load_s, read, read)
         if event.per_token_s is not None:
             # Few tokens make an uneven mean; each looks back on the prompt and on half of the answer.
             back = event.input_tokens + event.output_tokens / 2
-            self._add(event.target, TPOT, event.per_token_s, back, event.output_tokens)
+            self._add(answered, TPOT, event.per_token_s, back, event.output_tokens)
+
+    def _heard(self, targets: set[str]) -> set[str]:
+        """Those of them of whom none was heard just now: whose attempts at one request are heard, all are."""
+        now = self._manager.clock()
+        heard = {target for target in targets if now >= self._deaf_until.get(target, 0.0)}
+        self._deaf_until.update(dict.fromkeys(heard, now + self._settings.apart_s))
+        return heard
 
     def feedback(self, request_id: str, metric: str, value: float) -> bool:
         """A score of an answer; False if the metric is not watched, or the request not remembered."""
@@ -236,6 +248,7 @@ class Drifts:
         self._restore(target)
 
     def _forget(self, target: str) -> None:
+        self._deaf_until.pop(target, None)
         for series in self._targets.pop(target, {}).values():
             if series.state is DriftState.DRIFTED:
                 self._as_before(target, series, "it is another now, or not watched any more")

@@ -46,7 +46,7 @@ def _settings(servers: dict[str, FakeServer], drift: dict[str, Any], route: list
     text = {
         "llm": {"providers": providers},
         "routes": {"answers": route},
-        "telemetry": {"drift": {"baseline": 100, "slower": 3, **drift}},
+        "telemetry": {"drift": {"baseline": 100, "slower": 3, "apart": "0s", **drift}},
         "breaker": {"failures": 1000, "share": 1, "least": 1000},
     }
     return load_text(json.dumps(text))
@@ -302,3 +302,18 @@ async def test_a_reload_that_ends_the_watch_or_changes_the_target_takes_its_warn
         assert _states(gateway) == {}
         assert await _ask(gateway, 2) == ["one", "one"]
         assert 'roundhouse_drifted{metric="first_token_s",target="one"} 0.0' in gateway.metrics().decode()
+
+
+async def test_of_requests_that_end_together_one_is_heard() -> None:
+    """A pause of the machine delays all that run, once."""
+
+    def ended(first_token_s: float, failed: tuple[tuple[str, str], ...] = ()) -> RequestEnded:
+        return RequestEnded("r", "answers", "one", "ok", 2.0, first_token_s=first_token_s, failed=failed)
+
+    async with _house({"apart": "1h"}, "one two") as (gateway, _):
+        assert gateway.drifts is not None
+        for _ in range(LEARN):
+            gateway.drifts.record(ended(0.05))
+            gateway.drifts.record(ended(0.05, (("two", "connect_failed"),)))
+        told = {(one["target"], one["metric"]): one["learned_of"] for one in gateway.drifts.standing()}
+    assert told == {("one", "error"): 1, ("one", "first_token_s"): 1, ("two", "error"): 1}
