@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,7 +58,7 @@ class Context:
 
         A key that may use some names only is not told the others, as it would be by the gateway.
         """
-        return user_of(scope, name, self.gateway.names())
+        return user_of(scope, name, self.gateway.names)
 
     async def check_prompt(self, caller: Caller, name: str) -> None:
         """Raises `TemplateError` for a prompt that is not there; a key of some routes only is not told which are."""
@@ -71,11 +71,11 @@ def caller_of(scope: Scope) -> Caller:
     return caller
 
 
-def user_of(scope: Scope, name: str, names: Container[str]) -> Caller:
-    """As `Context.user_of`, where there are `names`."""
+def user_of(scope: Scope, name: str, names: Callable[[], Container[str]]) -> Caller:
+    """As `Context.user_of`, where there are `names`, which are asked for where a key needs them."""
     caller, name = caller_of(scope), name or "default"
     caller.check_route(name)
-    if caller.routes and name not in names:
+    if caller.routes and name not in names():
         raise ModelNotFound(f'there is no route or target "{name}" any more; the key still names it', model=name)
     return caller
 

@@ -22,8 +22,3 @@ class Gaps:
     def add(self, seconds: float) -> None:
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.total_s += seconds
-
-    def merge(self, other: Gaps) -> None:
-        """Add those of another answer."""
-        self.counts = [one + more for one, more in zip(self.counts, other.counts, strict=True)]
-        self.total_s += other.total_s

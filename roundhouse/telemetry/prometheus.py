@@ -6,7 +6,7 @@ what a client sends can never make a new time series.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -25,11 +25,11 @@ from roundhouse.telemetry.events import (
     RequestEnded,
     SwitchEnded,
 )
-from roundhouse.telemetry.gap_histogram import GapHistogram
 from roundhouse.telemetry.gaps import BOUNDS
 from roundhouse.telemetry.metrics import LLMMetrics
 from roundhouse.telemetry.sketch import Rolling
 from roundhouse.telemetry.standing import Standing
+from roundhouse.telemetry.tallies import Bucketed, Counted, Tally
 
 __all__ = ["CONTENT_TYPE", "Meter"]
 
@@ -55,31 +55,23 @@ class Meter:
         self._series: dict[tuple[str, str], _Series] = {}
         self._targets: set[str] = set()
         both = ("route", "target")
-        self._requests = Counter("roundhouse_requests", "Requests that ended", (*both, "outcome"),
-                                 registry=self.registry)  # fmt: skip
+        self._requests = self._counted("requests", "Requests that ended", *both, "outcome")
         self._failed = Counter("roundhouse_failed_attempts", "Attempts that failed, each at its target",
                                ("target", "error"), registry=self.registry)  # fmt: skip
-        self._retries = Counter("roundhouse_retries", "Attempts that were made after one had failed", both,
-                                registry=self.registry)  # fmt: skip
-        self._failovers = Counter("roundhouse_failovers", "Requests answered after another attempt had failed", both,
-                                  registry=self.registry)  # fmt: skip
-        self._seams = Counter("roundhouse_seams", "Cut answers that another engine went on with", both,
-                              registry=self.registry)  # fmt: skip
-        self._tokens = Counter("roundhouse_tokens", "Tokens as the backends counted them", (*both, "kind"),
-                               registry=self.registry)  # fmt: skip
-        self._queue = self._histogram("queue_seconds", "Time waited for a slot")
-        self._first = self._histogram("time_to_first_token_seconds", "From arrival to the first content")
-        self._total = self._histogram("request_seconds", "From arrival to the end")
-        self._token = Histogram("roundhouse_time_per_output_token_seconds", "For each token after the first", both,
-                                buckets=BOUNDS, registry=self.registry)  # fmt: skip
-        self._own = Histogram("roundhouse_added_seconds", "What we took besides queue, load and backend", both,
-                              buckets=_OWN_SECONDS, registry=self.registry)  # fmt: skip
-        self._gaps = GapHistogram()
-        self.registry.register(self._gaps)
+        self._retries = self._counted("retries", "Attempts that were made after one had failed", *both)
+        self._failovers = self._counted("failovers", "Requests answered after another attempt had failed", *both)
+        self._seams = self._counted("seams", "Cut answers that another engine went on with", *both)
+        self._tokens = self._counted("tokens", "Tokens as the backends counted them", *both, "kind")
+        self._queue = self._bucketed("queue_seconds", "Time waited for a slot", _SECONDS)
+        self._first = self._bucketed("time_to_first_token_seconds", "From arrival to the first content", _SECONDS)
+        self._total = self._bucketed("request_seconds", "From arrival to the end", _SECONDS)
+        self._token = self._bucketed("time_per_output_token_seconds", "For each token after the first", BOUNDS)
+        self._own = self._bucketed("added_seconds", "What we took besides queue, load and backend", _OWN_SECONDS)
+        self._gaps = self._bucketed("time_between_tokens_seconds", "Between a piece of an answer and the next", BOUNDS)
         self._embeddings = Counter("roundhouse_embeddings", "Requests for embeddings that ended", (*both, "outcome"),
                                    registry=self.registry)  # fmt: skip
         self._texts = Counter("roundhouse_embedded_texts", "Texts that were embedded", both, registry=self.registry)
-        self._embed_seconds = self._histogram("embeddings_seconds", "From arrival to the vectors")
+        self._embed_seconds = self._bucketed("embeddings_seconds", "From arrival to the vectors", _SECONDS)
         self._loads = Counter("roundhouse_engine_loads", "Starts of engines that ended", ("target", "outcome"),
                               registry=self.registry)  # fmt: skip
         self._load_seconds = self._of_target("engine_load_seconds", "From the decision to load to ready")
@@ -137,7 +129,7 @@ class Meter:
         self._embeddings.labels(*names, event.outcome).inc()
         if event.outcome == OK:
             self._texts.labels(*names).inc(event.texts)
-            self._embed_seconds.labels(*names).observe(event.total_s)
+            self._embed_seconds.of(*names).add(event.total_s)
 
     def _request(self, event: RequestEnded) -> None:
         series = self._of(event.route, event.target)
@@ -156,8 +148,15 @@ class Meter:
         """Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def _histogram(self, name: str, about: str) -> Histogram:
-        return Histogram(f"roundhouse_{name}", about, ("route", "target"), buckets=_SECONDS, registry=self.registry)
+    def _counted(self, name: str, about: str, *labels: str) -> Counted:
+        counted = Counted(f"roundhouse_{name}", about, labels)
+        self.registry.register(counted)
+        return counted
+
+    def _bucketed(self, name: str, about: str, bounds: Sequence[float]) -> Bucketed:
+        bucketed = Bucketed(f"roundhouse_{name}", about, ("route", "target"), bounds)
+        self.registry.register(bucketed)
+        return bucketed
 
     def _of_target(self, name: str, about: str) -> Histogram:
         return Histogram(f"roundhouse_{name}", about, ("target",), buckets=_LONG_SECONDS, registry=self.registry)
@@ -185,41 +184,40 @@ class _Series:
     def __init__(self, meter: Meter, route: str, target: str) -> None:
         self._labels = (route, target)
         self._requests = meter._requests
-        self._outcomes: dict[str, Counter] = {}
-        self._retries = meter._retries.labels(route, target)
-        self._failovers = meter._failovers.labels(route, target)
-        self._seams = meter._seams.labels(route, target)
+        self._outcomes: dict[str, Tally] = {}
+        self._retries, self._failovers, self._seams = (
+            one.of(route, target) for one in (meter._retries, meter._failovers, meter._seams)
+        )
         self._input, self._output, self._cached = (
-            meter._tokens.labels(route, target, kind) for kind in ("input", "output", "cached")
+            meter._tokens.of(route, target, kind) for kind in ("input", "output", "cached")
         )
-        self._queue, self._first, self._total, self._token, self._own = (
-            one.labels(route, target) for one in (meter._queue, meter._first, meter._total, meter._token, meter._own)
+        self._queue, self._first, self._total, self._token, self._own, self._gaps = (
+            one.of(route, target)
+            for one in (meter._queue, meter._first, meter._total, meter._token, meter._own, meter._gaps)
         )
-        self._gaps = meter._gaps.of(route, target)
 
     def count(self, event: RequestEnded) -> None:
         outcome = self._outcomes.get(event.outcome)
         if outcome is None:
-            outcome = self._outcomes[event.outcome] = self._requests.labels(*self._labels, event.outcome)
-        outcome.inc()
-        self._queue.observe(event.queue_s)
+            outcome = self._outcomes[event.outcome] = self._requests.of(*self._labels, event.outcome)
+        outcome.count += 1
+        self._queue.add(event.queue_s)
         if event.failed:
             if event.outcome == OK:
-                self._failovers.inc()
+                self._failovers.count += 1
             # Whoever failed last was followed by nobody, if nobody answered.
-            self._retries.inc(len(event.failed) - (not event.target))
-        if event.seams:
-            self._seams.inc(event.seams)
+            self._retries.count += len(event.failed) - (not event.target)
+        self._seams.count += event.seams
         if event.first_token_s is not None:
-            self._first.observe(event.first_token_s)
+            self._first.add(event.first_token_s)
         if event.gaps is not None:
             self._gaps.merge(event.gaps)
         if event.own_s is not None:
-            self._own.observe(event.own_s)
+            self._own.add(event.own_s)
         if event.outcome == OK:
-            self._total.observe(event.total_s)
-            self._input.inc(event.input_tokens)
-            self._output.inc(event.output_tokens)
-            self._cached.inc(event.cached_tokens)
+            self._total.add(event.total_s)
+            self._input.count += event.input_tokens
+            self._output.count += event.output_tokens
+            self._cached.count += event.cached_tokens
             if event.per_token_s is not None:
-                self._token.observe(event.per_token_s)
+                self._token.add(event.per_token_s)

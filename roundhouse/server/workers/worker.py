@@ -49,7 +49,7 @@ class _Answers:
     names: tuple[str, ...]
 
     def user_of(self, scope: Scope, name: str) -> Caller:
-        return user_of(scope, name, self.names)
+        return user_of(scope, name, lambda: self.names)
 
     async def check_prompt(self, caller: Caller, name: str) -> None:
         if caller.routes:
