@@ -151,9 +151,9 @@ def _run(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
 
 def _open(gateway: Gateway, log: Log, settings: Settings, listening: socket.socket, scheme: str) -> None:
     """From now on requests are served, and the configuration is read again when asked."""
-    from roundhouse.server.serving import settle_memory
+    from roundhouse.server.serving import settle
 
-    settle_memory()
+    settle()
     reloader = Reloader(gateway, log.say)
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)

@@ -59,6 +59,7 @@ class HTTPClient:
         said = (endpoint.key, *endpoint.headers.values())
         self._secrets = [secret.encode() for secret in said if len(secret) >= _SHORTEST_SECRET]
         self._connect_s = endpoint.connect_s
+        self._streaming = self._limits(None)
         self._keep_alive = keep_alive
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._closed = False
@@ -87,9 +88,7 @@ class HTTPClient:
         try:
             return (await _body(response)).decode("utf-8", "replace")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise StreamBroken(
-                f'target "{self.target}" cut its answer: {_words(error)}', target=self.target, status=response.status
-            ) from error
+            raise self._cut(error, response.status) from error
         finally:
             response.release()
 
@@ -110,15 +109,6 @@ class HTTPClient:
         """
         return _Stream(self, path, body, trace)
 
-    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        try:
-            async for piece in response.content.iter_any():
-                yield piece
-        except (aiohttp.ClientError, OSError) as error:
-            raise StreamBroken(
-                f'target "{self.target}" cut its answer: {_words(error)}', target=self.target, status=response.status
-            ) from error
-
     async def _whole(self, method: str, path: str, body: Mapping[str, Any] | None, limit_s: float) -> Any:
         response = await self._send(method, path, body, limit_s=limit_s)
         try:
@@ -129,9 +119,7 @@ class HTTPClient:
         except TimeoutError as error:
             raise self._timed_out(limit_s, "total") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise StreamBroken(
-                f'target "{self.target}" cut its answer: {_words(error)}', target=self.target, status=response.status
-            ) from error
+            raise self._cut(error, response.status) from error
         finally:
             response.release()
 
@@ -154,7 +142,7 @@ class HTTPClient:
                     self._url + path,
                     data=data,
                     headers=None if trace is None else trace.headers,
-                    timeout=aiohttp.ClientTimeout(total=limit_s, sock_connect=self._connect_s),
+                    timeout=self._streaming if limit_s is None else self._limits(limit_s),
                 )
                 break
             except aiohttp.ServerTimeoutError as error:
@@ -175,6 +163,9 @@ class HTTPClient:
                 response.close()
             raise error_from_status(self.target, response.status, response.headers, self._without_secrets(text))
         return response
+
+    def _limits(self, total_s: float | None) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(total=total_s, sock_connect=self._connect_s)
 
     def _open(self, *, keep_alive: bool) -> aiohttp.ClientSession:
         if self._closed:
@@ -209,6 +200,11 @@ class HTTPClient:
             f'target "{self.target}" cannot be reached at {self._url}: {said}', target=self.target, refused=refused
         )
 
+    def _cut(self, error: Exception, status: int) -> StreamBroken:
+        return StreamBroken(
+            f'target "{self.target}" cut its answer: {_words(error)}', target=self.target, status=status
+        )
+
     def _no_json(self, status: int, data: bytes) -> BadResponse:
         return BadResponse(
             f'target "{self.target}" at {self._url} answered {status} with something that is no JSON: {_excerpt(data)}',
@@ -217,8 +213,8 @@ class HTTPClient:
         )
 
 
-class _Stream(AbstractAsyncContextManager[AsyncIterator[bytes]]):
-    """A class and no generator, since every request passes here."""
+class _Stream(AbstractAsyncContextManager[AsyncIterator[bytes]], AsyncIterator[bytes]):
+    """A class and no generators, since every request passes here."""
 
     __slots__ = ("_body", "_client", "_path", "_response", "_trace")
 
@@ -230,7 +226,16 @@ class _Stream(AbstractAsyncContextManager[AsyncIterator[bytes]]):
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
         self._response = await self._client._send("POST", self._path, self._body, limit_s=None, trace=self._trace)
-        return self._client._pieces(self._response)
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._client._cut(error, self._response.status) from error
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

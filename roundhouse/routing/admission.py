@@ -165,29 +165,33 @@ class Admission:
     def _candidates(self, run: Run, now: float) -> list[list[Candidate]]:
         return [
             [
-                Candidate(
-                    replica.key,
-                    replica.free,
-                    replica.busy,
-                    self._unfit(run, target, replica),
-                    replica.objection(now),
-                    replica.routable_in_s(now),
-                    replica.passes(now),
-                    replica.speed,
-                    replica.standing.breaker.weight(now),
-                    replica.warm,
-                    replica.holds(run.prefix),
-                    replica.key in run.tried,
-                )
-                for target in (self.targets[name] for name in tier)
+                self._candidate(run, target, replica, now)
+                for target in map(self.targets.__getitem__, tier)
                 for replica in target.active
             ]
             for tier in avoiding(run.tiers, self.avoided)
         ]
 
+    def _candidate(self, run: Run, target: Target, replica: Replica, now: float) -> Candidate:
+        objection = replica.objection(now)
+        return Candidate(
+            replica.key,
+            replica.free,
+            replica.busy,
+            self._unfit(run, target, replica),
+            objection,
+            replica.routable_in_s(now) if objection else 0.0,
+            bool(objection) and replica.passes(now),
+            replica.speed,
+            replica.standing.breaker.weight(now),
+            replica.warm,
+            replica.holds(run.prefix),
+            replica.key in run.tried,
+        )
+
     def _unfit(self, run: Run, target: Target, replica: Replica) -> str:
         """Why a replica can never serve this request any more; empty = it can."""
-        if any(grant.replica is replica for grant in run.grants):
+        if run.grants and any(grant.replica is replica for grant in run.grants):
             return "it is being asked"
         if replica.key in run.tried and replica.key not in run.again:
             return "it was tried"

@@ -11,6 +11,10 @@ from typing import TypeVar
 
 __all__ = ["Patience"]
 
+# A limit is kept to this. Loops keep their timers to the millisecond, so one that was set for a wait just before may
+# seem to ring too late for the next one.
+_EXACT_S = 0.005
+
 T = TypeVar("T")
 
 
@@ -36,7 +40,7 @@ class Patience:
         cancelling = task.cancelling()
         self._ends = self._loop.time() + limit_s
         self._overdue = False
-        if self._timer is None or self._timer.when() > self._ends:
+        if self._timer is None or self._timer.when() > self._ends + _EXACT_S:
             self._set()
         self._waiting = task
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,7 +16,7 @@ from roundhouse.server.guard import SECURITY_HEADERS
 from roundhouse.server.protocol import ConnectionLimits, Limited, limited
 from roundhouse.server.tls import tls_files
 
-__all__ = ["config_of", "renewal_of", "settle_memory"]
+__all__ = ["config_of", "renewal_of", "settle"]
 
 _COLLECT_AFTER = 20_000  # allocations beyond frees; 700 is Python's own, which is hundreds of times a second under load
 
@@ -82,10 +83,14 @@ def renewal_of(config: uvicorn.Config) -> Callable[[Settings], Callable[[], None
     return prepare
 
 
-def settle_memory() -> None:
-    """What was built by now stays for good, so the collector need not look at it again and again; and a request leaves
-    no cycles behind, so it need not look often.
+def settle() -> None:
+    """For the running loop, once everything is built.
+
+    What was built by now stays for good, so the collector need not look at it again and again; and a request leaves no
+    cycles behind, so it need not look often. The loop keeps a list of async generators, to close at its end those that
+    nobody has closed: whoever has one here closes it, and the list costs some eight microseconds a request.
     """
+    sys.set_asyncgen_hooks(firstiter=None)
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER, 20, 50)

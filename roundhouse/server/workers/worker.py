@@ -24,7 +24,7 @@ from roundhouse.server.access import open_ring
 from roundhouse.server.context import user_of
 from roundhouse.server.guard import LOOPBACK_HOSTS, Entrance
 from roundhouse.server.paths import answerings
-from roundhouse.server.serving import config_of, renewal_of, settle_memory
+from roundhouse.server.serving import config_of, renewal_of, settle
 from roundhouse.server.tls import tls_files
 from roundhouse.server.workers.clients import Clients
 from roundhouse.server.workers.distant import Distant
@@ -101,7 +101,7 @@ class _Worker:
 
     async def run(self) -> None:
         """Until it is told to stop."""
-        settle_memory()
+        settle()
         take_handed(self._way, self.server.take)
         self._link.tell(Up())
         beating = asyncio.create_task(self._beat(), name="beat")
