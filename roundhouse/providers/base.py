@@ -67,18 +67,22 @@ def as_request(request: ChatRequest | str) -> ChatRequest:
 
 def require(request: ChatRequest, capabilities: Capabilities, name: str) -> None:
     """Raises `Unsupported` if `request` asks for what a backend called `name` cannot do: nothing is left out unsaid."""
-    asked = (
-        ("tools", request.tools),
-        ("json_schema", request.json_schema is not None),
-        ("logprobs", request.logprobs is not None),
-        ("continuation", request.continue_last),
-        ("raw", request.raw),
-        ("images", any(message.images for message in request.messages)),
-    )
-    for feature, wanted in asked:
-        if wanted and not getattr(capabilities, feature):
-            said = f"{name} cannot do what was asked for: {feature.replace('_', ' ')}"
-            raise Unsupported(said, feature=feature, target=name)
+    lacking = ""
+    if request.tools and not capabilities.tools:
+        lacking = "tools"
+    elif request.json_schema is not None and not capabilities.json_schema:
+        lacking = "json_schema"
+    elif request.logprobs is not None and not capabilities.logprobs:
+        lacking = "logprobs"
+    elif request.continue_last and not capabilities.continuation:
+        lacking = "continuation"
+    elif request.raw and not capabilities.raw:
+        lacking = "raw"
+    elif not capabilities.images and any(message.images for message in request.messages):
+        lacking = "images"
+    if lacking:
+        said = f"{name} cannot do what was asked for: {lacking.replace('_', ' ')}"
+        raise Unsupported(said, feature=lacking, target=name)
 
 
 async def gather(chunks: Chunks) -> Answer:

@@ -6,7 +6,7 @@ and only a stream lets silence be told from work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -116,8 +116,8 @@ class Reader:
     def finished(self) -> bool:
         return self._finish is not None
 
-    def read(self, data: bytes) -> Iterator[Chunk]:
-        """What one event says; raises what an error frame says."""
+    def read(self, data: bytes) -> Chunk | None:
+        """The content of one event, if it has any; raises what an error frame says."""
         try:
             event = _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -130,13 +130,14 @@ class Reader:
             self._usage = _usage(event.usage)
         if event.timings is not None:
             self._timings = event.timings
-        for choice in event.choices[:1]:
-            if choice.finish_reason:
-                self._finish = _FINISH.get(choice.finish_reason, "stop")
-            if choice.text is not None:
-                choice.delta = _Delta(content=choice.text)
-            if choice.delta is not None and (chunk := self._content(choice.delta, choice.logprobs)) is not None:
-                yield chunk
+        if not event.choices:
+            return None
+        choice = event.choices[0]
+        if choice.finish_reason:
+            self._finish = _FINISH.get(choice.finish_reason, "stop")
+        if choice.text is not None:
+            choice.delta = _Delta(content=choice.text)
+        return None if choice.delta is None else self._content(choice.delta, choice.logprobs)
 
     def last(self) -> Chunk:
         """The end of the answer; raises `StreamBroken` if it never said that it was finished."""
@@ -243,10 +244,10 @@ class OpenAICompatibleClient(AsyncProvider):
                 for data in decoder.feed(piece):
                     if data == b"[DONE]":
                         break
-                    for chunk in reader.read(data):
+                    if (chunk := reader.read(data)) is not None:
                         yield chunk
             for data in decoder.end():
-                for chunk in reader.read(data):
+                if (chunk := reader.read(data)) is not None:
                     yield chunk
         yield self.finish(reader)
 

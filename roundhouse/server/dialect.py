@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -98,8 +99,9 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any]]:
         raw = msgspec.json.decode(body)
         if not isinstance(raw, dict):
             raise InvalidRequest(f"the body must be a JSON object, not {type(raw).__name__}")
-        known: Any = kind
-        extra = {name: raw[name] for name in raw.keys() - known.__struct_fields__ if raw[name] is not None}
+        asked: Any = kind
+        known = _fields(asked)
+        extra = {name: value for name, value in raw.items() if name not in known and value is not None}
         if body.count(b"[") + body.count(b"{") > _DEPTH_LIMIT:
             _refuse_depth(raw)
         return msgspec.convert(raw, kind), extra
@@ -108,6 +110,11 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any]]:
         raise InvalidRequest(f"{message} (at {place.strip('`.') or 'the top'})", param=place.strip("`.")) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+
+
+@cache
+def _fields(kind: Any) -> frozenset[str]:
+    return frozenset(kind.__struct_fields__)
 
 
 def _refuse_depth(raw: Any) -> None:
