@@ -84,9 +84,10 @@ class Attempt:
         self._deadline = deadline
         self._clock = clock
         self._warnings: tuple[str, ...] = ()
-        self._asking: asyncio.Task[None] | None = None
         self._patience = Patience(target.limits.between_tokens_s)
-        self._waits = 0
+        self._first_s = target.limits.first_token_s
+        self._late: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._prompt_tokens = self._kept_tokens = 0
 
     async def chunks(self) -> Chunks:
@@ -120,8 +121,7 @@ class Attempt:
     def close(self) -> None:
         """Leave no timer behind."""
         self._patience.close()
-        if self._asking is not None:
-            self._asking.cancel()
+        self._ask_no_more()
 
     async def _resuming(self, client: LLMProvider, request: ChatRequest) -> Chunks:
         for resume in resumes(self._sent.text):
@@ -156,6 +156,7 @@ class Attempt:
         report = self._report
         if not report.overhead_s:
             report.overhead_s = max(0.0, since - self._arrived - report.queue_s - report.load_s)
+        self._ask_when_late(client)
         async with aclosing(client.astream(request)) as pieces:
             while True:
                 # Pings and empty pieces show that a process lives, not that tokens flow: the clock runs from content.
@@ -164,7 +165,7 @@ class Attempt:
                     limit_s = limits.thinking_s if thinking else limits.between_tokens_s
                     piece = await self._next(pieces, limit_s, silent_s, "between_tokens")
                 else:
-                    piece = await self._first(pieces, client, silent_s)
+                    piece = await self._next(pieces, self._first_s, silent_s, "first_token")
                 self._warnings += piece.warnings
                 if not strip.done or piece.finish_reason:
                     piece = self._stripped(piece, strip)
@@ -190,40 +191,42 @@ class Attempt:
 
     def _begun(self) -> None:
         """The first content is here: this replica is the one that answers."""
+        self._ask_no_more()
         report = self._report
         if self._sent.committed:
             report.seams.append(Seam(len(self._sent.text), report.replica, self._replica.key))
         report.target, report.replica, report.model = self._target.name, self._replica.key, self._target.model
 
-    async def _first(self, pieces: Chunks, client: LLMProvider, silent_s: float) -> Chunk:
-        """The next piece while there was no content yet; a backend that loads its model meanwhile is given the time."""
-        limits = self._target.limits
-        limit_s = max(0.0, limits.first_token_s - silent_s)
-        if self._replica.engine.managed or limit_s >= self._left_s():
-            return await self._next(pieces, limits.first_token_s, silent_s, "first_token")
-        asking = asyncio.get_running_loop().call_later(limit_s * _ASK_AT, self._prolong, client, limit_s)
-        try:
-            return await self._next(pieces, limits.first_token_s, silent_s, "first_token")
-        finally:
-            asking.cancel()
+    def _ask_when_late(self, client: LLMProvider) -> None:
+        """An attached backend that loads its model is given the time."""
+        self._ask_no_more()
+        if not self._replica.engine.managed and self._first_s < self._left_s():
+            loop = asyncio.get_running_loop()
+            self._late = loop.call_later(self._first_s * _ASK_AT, self._prolong, client, self._clock())
 
-    def _prolong(self, client: LLMProvider, limit_s: float) -> None:
+    def _ask_no_more(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def _prolong(self, client: LLMProvider, since: float) -> None:
         """Move the limit on for as long as the backend says that it is loading, up to the load limit."""
-        loop = asyncio.get_running_loop()
-        latest = loop.time() + min(self._target.limits.load_s, self._left_s())
-        waited_for = self._waits
+        limit_s = self._first_s
+        longest_s = limit_s * _ASK_AT + min(self._target.limits.load_s, self._left_s())
 
         async def ask() -> None:
             with contextlib.suppress(Error):
-                while (await client.ahealth()).loading and self._waits == waited_for and self._patience.ends < latest:
-                    self._patience.extend(min(latest, loop.time() + limit_s))
+                while self._first_s < longest_s and (await client.ahealth()).loading:
+                    more_s = self._clock() - since + limit_s
+                    self._first_s = min(longest_s, more_s)
+                    self._patience.prolong(self._first_s - (self._clock() - since))
                     await asyncio.sleep(limit_s * _ASK_AT)
 
-        self._asking = loop.create_task(ask(), name=f"is {self._replica.key} loading")
+        self._asking = asyncio.get_running_loop().create_task(ask(), name=f"is {self._replica.key} loading")
 
     async def _next(self, pieces: Chunks, limit_s: float, silent_s: float, phase: str) -> Chunk:
         """The next piece, if it comes within `limit_s` of the last content, `silent_s` of which have passed."""
-        self._waits += 1
         try:
             return await self._patience.wait(anext(pieces), min(max(0.0, limit_s - silent_s), self._left_s()))
         except Exception as error:  # noqa: BLE001 - `_raise` raises it, as it is or as one of ours

@@ -56,14 +56,9 @@ class Patience:
         finally:
             self._waiting = None
 
-    @property
-    def ends(self) -> float:
-        """When the present wait is over, by the loop's clock."""
-        return self._ends
-
-    def extend(self, until: float) -> None:
-        """Let the present wait go on until then."""
-        self._ends = until
+    def prolong(self, for_s: float) -> None:
+        """Let the present wait go on for so long from now."""
+        self._ends = self._loop.time() + for_s
 
     def close(self) -> None:
         if self._timer is not None:

@@ -156,7 +156,7 @@ class Series:
         usual = known.strata.get(stratum_of(size)) if known is not None else None
         if known is None or (self.metric in LATENCIES and usual is None):
             if known is None:
-                self._last.append((value, value))
+                self._last.append((value, value))  # which is its usual, whatever it is
             return self._learn(sample)
         bad = badness(self.metric, value) if usual is None else float(usual.is_slow(sample))
         self._last.append((value, known.typical if usual is None else usual.expected(length)))
@@ -182,6 +182,7 @@ class Series:
         self.baseline = None
         self._values.clear()
         self._recent.clear()
+        self._last.clear()
         return self._move(Change.FORGOTTEN)
 
     @property
@@ -226,7 +227,6 @@ class Series:
     def _settle(self, baseline: Baseline) -> Change:
         if self.baseline is None:
             self._detector = Detector(baseline.rate, self.rule.every)
-            self._last.clear()
         self.baseline = baseline
         return self._move(Change.LEARNED)
 

@@ -35,10 +35,10 @@ async def test_a_long_limit_after_a_short_one_is_kept() -> None:
 
 
 async def test_a_wait_can_be_extended_while_it_lasts() -> None:
-    patience, loop = Patience(), asyncio.get_running_loop()
+    patience = Patience()
     waiting = asyncio.create_task(patience.wait(asyncio.sleep(0.15, "done"), 0.05))
     await asyncio.sleep(0)
-    patience.extend(loop.time() + 5)
+    patience.prolong(5)
     assert await waiting == "done"
     patience.close()
 

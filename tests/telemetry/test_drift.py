@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roundhouse.telemetry.drift import (
@@ -113,6 +113,7 @@ def test_the_bound_is_above_the_mean_and_falls_with_more_values(values: list[flo
     st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=200),
     st.sampled_from([ERROR, TTFT, "score"]),
 )
+@example([0.0] * 20, ERROR)
 def test_no_values_break_it(values: list[float], metric: str) -> None:
     series = Series(metric, Rule(baseline=20))
     for value in values:
