@@ -11,7 +11,7 @@ from contextlib import aclosing
 from starlette.types import Receive, Scope, Send
 
 from roundhouse.access.caller import Caller
-from roundhouse.core.chat import Answer, Chunk, collect
+from roundhouse.core.chat import Answer, Chunk, Chunks, collect
 from roundhouse.core.errors import BadResponse, Error
 from roundhouse.gateway.trials import Caller as Unit
 from roundhouse.routing.manager import Reply
@@ -83,13 +83,16 @@ class Answering:
         return {**own, "x-roundhouse-target": reply.report.target} if reply.report.target else own
 
     async def _whole(self, asked: Asked, replies: Sequence[Reply], send: Send) -> None:
+        """The last piece is sent on before the house counts the request, as it is of a stream."""
+        reports = [reply.report for reply in replies]
         if len(replies) == 1:
             async with aclosing(replies[0].chunks) as chunks:
-                answers = [collect([chunk async for chunk in chunks])]
-        else:
-            answers = await _all(replies)
-        reports = [reply.report for reply in replies]
-        await send_bytes(send, self._dialect.whole(asked, answers, reports), headers=self._headers(replies[0]))
+                answers = [collect(await _until_last(chunks))]
+                await send_bytes(send, self._dialect.whole(asked, answers, reports), headers=self._headers(replies[0]))
+            return
+        async with aclosing(_numbered(replies)) as pieces:
+            answers = await _collected(pieces, len(replies))
+            await send_bytes(send, self._dialect.whole(asked, answers, reports), headers=self._headers(replies[0]))
 
     async def _streamed(self, asked: Asked, replies: Sequence[Reply], send: Send) -> None:
         """Headers wait for the first content: until then a failure still has its proper status."""
@@ -155,9 +158,22 @@ async def _numbered(replies: Sequence[Reply]) -> AsyncGenerator[tuple[int, Chunk
         await asyncio.gather(*pumps, return_exceptions=True)
 
 
-async def _all(replies: Sequence[Reply]) -> list[Answer]:
-    pieces: list[list[Chunk]] = [[] for _ in replies]
-    async with aclosing(_numbered(replies)) as numbered:
-        async for index, chunk in numbered:
-            pieces[index].append(chunk)
+async def _until_last(chunks: Chunks) -> list[Chunk]:
+    found = []
+    async for chunk in chunks:
+        found.append(chunk)
+        if chunk.finish_reason is not None:
+            break
+    return found
+
+
+async def _collected(numbered: AsyncGenerator[tuple[int, Chunk], None], count: int) -> list[Answer]:
+    """The whole answers, once the last piece of each is there."""
+    pieces: list[list[Chunk]] = [[] for _ in range(count)]
+    left = count
+    async for index, chunk in numbered:
+        pieces[index].append(chunk)
+        left -= chunk.finish_reason is not None
+        if not left:
+            break
     return [collect(one) for one in pieces]

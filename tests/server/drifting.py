@@ -43,7 +43,7 @@ def drifting(folder: Path) -> Iterator[Drifting]:
     with in_thread(fake_server(script)) as fake:
         (folder / "c.yaml").write_text(
             f"llm: {{providers: [{{type: openai, name: chat, model: m, endpoint: '{fake.url}'}}]}}\n"
-            "telemetry: {drift: {baseline: 100, slower: 4}}\n"
+            "telemetry: {drift: {baseline: 100, slower: 4, apart: 0s}}\n"
         )
         with serve(folder / "c.yaml") as server:
             yield Drifting(server.url.removesuffix("/v1"), slow)
