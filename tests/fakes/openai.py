@@ -8,9 +8,14 @@ from typing import Any
 
 from tests.fakes.http import Exchange
 
-__all__ = ["answering"]
+__all__ = ["answering", "event"]
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}
+
+
+def event(**fields: Any) -> bytes:
+    """One event of a stream, as it is sent."""
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
 
 
 async def answering(exchange: Exchange) -> None:
@@ -22,8 +27,8 @@ async def answering(exchange: Exchange) -> None:
         await exchange.whole({"data": [{"id": "m"}]})
         return
     await exchange.start()
-    for event in _events(exchange.json):
-        await exchange.send(b"data: " + json.dumps(event).encode() + b"\n\n")
+    for fields in _events(exchange.json):
+        await exchange.send(event(**fields))
     await exchange.send(b"data: [DONE]\n\n")
 
 

@@ -1,18 +1,21 @@
 """`/metrics`: what Prometheus' own parser reads out of it is what happened, and no client can make it grow."""
 
+import asyncio
 import re
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from roundhouse.bench.mock import Mock, Timing
 from roundhouse.config import load_mapping
 from roundhouse.core.chat import ChatRequest
 from roundhouse.gateway import Gateway
 from roundhouse.telemetry.events import CLIENT_LEFT, RequestEnded
 from roundhouse.telemetry.gaps import Gaps
 from roundhouse.telemetry.prometheus import Meter
+from tests.fakes.http import Exchange, fake_server
+from tests.fakes.openai import event
 
 
 def read(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -28,13 +31,33 @@ def labels(**given: str) -> tuple[tuple[str, str], ...]:
 
 
 async def test_a_served_request_is_in_every_number() -> None:
-    """Through the whole house: the first target refuses connections, the second one answers."""
-    async with Mock(Timing(0.05, 0.01, 4)) as mock:
+    """Through the whole house: the first target refuses connections, the second one answers.
+
+    Each piece but the first is sent 10 ms or more after the one before it has arrived, so that on a busy machine, too,
+    no two arrive together.
+    """
+    arrived = asyncio.Semaphore(0)
+
+    async def answer(exchange: Exchange) -> None:
+        await asyncio.sleep(0.05)
+        await exchange.start()
+        for place, text in enumerate(("One", " two", " three", " four")):
+            if place:
+                await arrived.acquire()
+                await asyncio.sleep(0.01)
+            await exchange.send(event(choices=[{"delta": {"content": text}}]))
+        await exchange.send(event(choices=[{"delta": {}, "finish_reason": "stop"}]))
+        await exchange.send(event(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 4}))
+        await exchange.send(b"data: [DONE]\n\n")
+
+    async with fake_server(answer) as fake:
         dead = {"type": "openai", "name": "dead", "model": "m", "endpoint": "http://127.0.0.1:9"}
-        alive = {"type": "openai", "name": "alive", "model": "m", "endpoint": f"http://127.0.0.1:{mock.port}"}
+        alive = {"type": "openai", "name": "alive", "model": "m", "endpoint": fake.url}
         settings = load_mapping({"llm": {"providers": [dead, alive], "fallback_order": ["dead", "alive"]}})
-        async with Gateway(settings) as gateway:
-            await gateway.generate(ChatRequest.of("How long?"))
+        async with Gateway(settings) as gateway, aclosing(gateway.stream(ChatRequest.of("How long?")).chunks) as chunks:
+            async for chunk in chunks:
+                if chunk.text:
+                    arrived.release()
             found, numbers = read(gateway.metrics()), gateway.meter.numbers.summary()
     both = {"route": "default", "target": "alive"}
     assert found["roundhouse_requests_total", labels(**both, outcome="ok")] == 1

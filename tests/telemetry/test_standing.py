@@ -15,7 +15,7 @@ from roundhouse.engines.lifecycle import Engine, EngineState
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.ways import ways_of
 from roundhouse.resources import hardware
-from roundhouse.routing.turntable import Switch
+from roundhouse.routing.switch import Switch
 from tests.telemetry.test_prometheus import labels, read
 
 

@@ -14,16 +14,13 @@ from typing import Any
 import httpx
 
 from tests.fakes.http import Exchange, FakeServer, fake_server
+from tests.fakes.openai import event
 from tests.server.conftest import Served, serve
 
 __all__ = ["Held", "House", "house", "until"]
 
 BODY: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": "Hello."}]}
 _PIECES = ("One", " two", " three")
-
-
-def _event(**fields: Any) -> bytes:
-    return b"data: " + json.dumps(fields).encode() + b"\n\n"
 
 
 @dataclass(slots=True)
@@ -37,9 +34,9 @@ class Held:
         for place, text in enumerate(_PIECES):
             if place == 1:
                 await self.go.wait()
-            await exchange.send(_event(choices=[{"delta": {"content": text}}]))
-        await exchange.send(_event(choices=[{"delta": {}, "finish_reason": "stop"}]))
-        await exchange.send(_event(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 3}))
+            await exchange.send(event(choices=[{"delta": {"content": text}}]))
+        await exchange.send(event(choices=[{"delta": {}, "finish_reason": "stop"}]))
+        await exchange.send(event(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 3}))
         await exchange.send(b"data: [DONE]\n\n")
 
 
@@ -71,10 +68,10 @@ class House:
                     assert said.status_code == 200, await said.aread()
                     async for line in said.aiter_lines():
                         if line.startswith("data: {"):
-                            event = json.loads(line[6:])
-                            if "error" in event:
-                                return text, event["error"]["code"]
-                            choice = event["choices"][0]
+                            told = json.loads(line[6:])
+                            if "error" in told:
+                                return text, told["error"]["code"]
+                            choice = told["choices"][0]
                             text += choice["delta"].get("content") or ""
                             reason = choice["finish_reason"] or reason
         return text, reason
