@@ -16,10 +16,12 @@ from tests.conftest import VARO, WHO
 from tests.fakes.hub import Hub, running_hub
 
 REPO = "acme/demo-gguf"
+# One thread, as the built-in model has: two of them spin while they wait for each other, on a machine that tests at the
+# same time for a hundred times as long as they compute.
 CONFIG = """
 llm:
   providers:
-    - {{type: llamacpp, model: town-clerk, name: clerk}}
+    - {{type: llamacpp, model: town-clerk, name: clerk, n_threads: 1}}
 store:
   path: {store}
   catalogue:
