@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from roundhouse.config.rules import Faults, nearest
-from roundhouse.config.schema import OPTIONS, SAMPLING, TYPES, file_rule
+from roundhouse.config.schema import file_rule
 from roundhouse.config.settings import (
     Auth,
     BreakerSettings,
@@ -33,6 +33,7 @@ from roundhouse.config.settings import (
     TelemetrySettings,
 )
 from roundhouse.config.source import Node, leaf, overlay, parse_yaml, read_file
+from roundhouse.config.target import OPTIONS, SAMPLING, TYPES
 from roundhouse.core.chat import Sampling
 from roundhouse.core.errors import ConfigError
 

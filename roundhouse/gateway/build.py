@@ -10,7 +10,7 @@ from typing import Any
 import platformdirs
 
 from roundhouse.config import Limits, Settings, TargetSettings
-from roundhouse.config.schema import TYPES
+from roundhouse.config.target import TYPES
 from roundhouse.core.chat import Sampling
 from roundhouse.core.errors import ConfigError
 from roundhouse.core.model import Capabilities, DeviceFacts

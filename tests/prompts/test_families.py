@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roundhouse.config.schema import FAMILY_NAMES
+from roundhouse.config.target import FAMILY_NAMES
 from roundhouse.core.chat import Message, ToolCall
 from roundhouse.prompts.families import DEFAULT, FAMILIES, SystemRole, fit_roles, recognise
 
