@@ -25,7 +25,7 @@ from roundhouse.gateway.plan import is_managed, slots_of
 from roundhouse.routing.breaker import BreakerPolicy
 from roundhouse.routing.replica import Replica
 from roundhouse.routing.room import Room
-from roundhouse.routing.turntable import Order
+from roundhouse.routing.switch import Order
 from roundhouse.server.access import key_ring, sharing_of
 from roundhouse.server.app import LOOPBACK_HOSTS, Access, build_app
 from roundhouse.server.guard import SECURITY_HEADERS

@@ -34,7 +34,7 @@ from roundhouse.routing.canary import Outcome
 from roundhouse.routing.describe import describe
 from roundhouse.routing.replica import Replica
 from roundhouse.routing.room import Room
-from roundhouse.routing.turntable import Order
+from roundhouse.routing.switch import Order
 
 __all__ = ["OWNER", "Owner", "SwitchAsked"]
 

@@ -19,7 +19,7 @@ from roundhouse.core.errors import Error, ModelNotFound
 from roundhouse.core.files import write_atomically
 from roundhouse.gateway.webhook import Webhook
 from roundhouse.routing.manager import Manager
-from roundhouse.routing.turntable import Order, Switch, SwitchState
+from roundhouse.routing.switch import Order, Switch, SwitchState
 from roundhouse.telemetry.drift import ERROR, TPOT, TTFT, Baseline, Change, DriftState, Rule, Series
 from roundhouse.telemetry.events import CALLERS_OWN, OK, Drifted, Event, RequestEnded, Tell
 

@@ -39,7 +39,7 @@ from roundhouse.providers.base import CountsTokens, LLMProvider, Pulls
 from roundhouse.routing.errand import Errand
 from roundhouse.routing.manager import Manager, Reply
 from roundhouse.routing.route import Route
-from roundhouse.routing.turntable import Order, Switch
+from roundhouse.routing.switch import Order, Switch
 from roundhouse.telemetry.events import Tell
 from roundhouse.telemetry.log import Log
 from roundhouse.telemetry.prometheus import Meter

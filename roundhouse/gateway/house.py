@@ -16,8 +16,8 @@ from roundhouse.gateway.reload import Reloaded, compare
 from roundhouse.routing.manager import Manager
 from roundhouse.routing.route import Tiers
 from roundhouse.routing.run import Policy
+from roundhouse.routing.switch import Order, Switch
 from roundhouse.routing.target import Target
-from roundhouse.routing.turntable import Order, Switch
 from roundhouse.telemetry.events import Event, Tell
 from roundhouse.telemetry.prometheus import Meter
 

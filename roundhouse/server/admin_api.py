@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from roundhouse.core.errors import InvalidRequest
 from roundhouse.core.report import Report
 from roundhouse.gateway import Gateway
+from roundhouse.routing.switch import Order
 from roundhouse.routing.target import Check
-from roundhouse.routing.turntable import Order
 from roundhouse.server.context import Context
 from roundhouse.server.dialect import EVENTS, bare_id, event
 from roundhouse.server.errors import Stopping, openai_form

@@ -13,7 +13,7 @@ from roundhouse.config import Settings, load_mapping
 from roundhouse.core.chat import ChatRequest
 from roundhouse.core.errors import Error
 from roundhouse.gateway import Gateway
-from roundhouse.routing.turntable import Order
+from roundhouse.routing.switch import Order
 from tests.fakes.http import fake_server
 from tests.fakes.openai import answering
 from tests.postgres import PASSWORD, Postgres

@@ -14,8 +14,8 @@ from roundhouse.core.errors import InvalidRequest, ModelNotFound
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.ways import ways_of
 from roundhouse.resources import hardware
+from roundhouse.routing.switch import SWITCH, Order, Switch
 from roundhouse.routing.target import Check
-from roundhouse.routing.turntable import SWITCH, Order, Switch
 from tests.conftest import DEMO, VARO, WHO, rag_query
 
 REQUEST = ChatRequest.of(rag_query(VARO, WHO), sampling=Sampling(temperature=0.0, max_tokens=40))
