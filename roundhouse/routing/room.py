@@ -23,12 +23,13 @@ from roundhouse.engines.lifecycle import Engine, EngineState
 from roundhouse.resources import hardware
 from roundhouse.resources.learned import Learned
 from roundhouse.resources.memory import no_fit
-from roundhouse.resources.placement import Decision, Never, Option, Place, Resident, WaitFor, place, room_in
+from roundhouse.resources.placement import Decision, Never, Place, Resident, WaitFor, place
 from roundhouse.routing.replica import Replica
+from roundhouse.routing.tenants import Tenants
 from roundhouse.routing.way import Way
 from roundhouse.telemetry.events import Evicted, Tell
 
-__all__ = ["Room", "RoomPolicy", "Tenant"]
+__all__ = ["Room", "RoomPolicy"]
 
 log = logging.getLogger(__name__)
 # How often what engines hold is looked at; and memory that was given back, as some drivers take their time.
@@ -53,34 +54,6 @@ class RoomPolicy:
 
 
 @dataclass(slots=True)
-class Tenant:
-    """A model that has memory. `held` is what it was promised, `taken` the most it was seen to hold."""
-
-    key: str
-    way: Way
-    held: Mapping[str, int]
-    since: float
-    ready_at: float | None = None
-    taken: dict[str, int] = field(default_factory=dict)
-    now_taken: dict[str, int] = field(default_factory=dict)
-    read_bytes: int = 0
-
-    @property
-    def counted(self) -> dict[str, int]:
-        """By place, what it was promised or what it holds, whichever is more; a backend that plans for itself too."""
-        places = self.held.keys() | self.now_taken.keys()
-        return {name: max(self.held.get(name, 0), self.now_taken.get(name, 0)) for name in places}
-
-    @property
-    def loaded(self) -> float:
-        """The share of its load that is done, as far as its process shows; 1 = ready."""
-        if self.ready_at is not None:
-            return 1.0
-        expected = self.way.estimate.resident if self.way.estimate is not None else sum(self.held.values())
-        return min(0.99, round(self.read_bytes / expected, 3)) if expected else 0.0
-
-
-@dataclass(slots=True)
 class _Waiter:
     key: str
     since: float
@@ -101,12 +74,11 @@ class Room:
     ) -> None:
         self.policy = policy or RoomPolicy()
         self.devices: Sequence[DeviceFacts] = ()
-        self.tenants: dict[str, Tenant] = {}
+        self.tenants = Tenants(learned or Learned())
         self.kept: set[str] = set()
         self.told: Tell = lambda event: None
         self._ask_devices = devices
         self._taken_by = taken_by
-        self._learned = learned or Learned()
         self._clock = clock
         self._replicas: dict[str, Replica] = {}
         self._waiters: list[_Waiter] = []
@@ -162,16 +134,16 @@ class Room:
         Raises what their plans raise.
         """
         await self._look()
-        residents = [one for one in self._residents(self._clock()) if one.key not in without]
+        residents = [one for one in self._residents() if one.key not in without]
         room = self._room(without)
         for key in keys:
             if key in self.tenants and key not in without:
                 continue
             ways = await self._ways(key)
-            decision = place([self._option(way) for way in ways], residents, room)
+            decision = place([self.tenants.option(way, self.devices) for way in ways], residents, room)
             if not isinstance(decision, Place):
                 return False
-            needs = self._option(ways[decision.option]).needs
+            needs = self.tenants.option(ways[decision.option], self.devices).needs
             freed = [one for one in residents if one.key in decision.leave]
             residents = [one for one in residents if one.key not in decision.leave]
             room = {
@@ -199,18 +171,7 @@ class Room:
             }
             for one in self.devices
         ]
-        models = {
-            key: {
-                "promised_bytes": dict(one.held),
-                "taken_bytes": dict(one.now_taken),
-                "most_taken_bytes": dict(one.taken),
-                "note": one.way.note,
-                "read_bytes": one.read_bytes,
-                "loaded": one.loaded,
-            }
-            for key, one in self.tenants.items()
-        }
-        return {"devices": devices, "models": models, "waiting": [one.key for one in self._waiters]}
+        return {"devices": devices, "models": self.tenants.told(), "waiting": [one.key for one in self._waiters]}
 
     async def refresh(self) -> None:
         """Look at the devices, and at what the engines hold."""
@@ -223,9 +184,8 @@ class Room:
         held = await asyncio.to_thread(lambda: {key: self._taken_by(pid) for key, pid in pids.items()})
         read = await asyncio.to_thread(lambda: {key: hardware.resident_bytes(pid) for key, pid in pids.items()})
         for key, taken in held.items():
-            if taken and (tenant := self.tenants.get(key)) is not None and self._replicas[key].engine.pid == pids[key]:
-                tenant.now_taken, tenant.read_bytes = dict(taken), read[key]
-                tenant.taken = {name: max(size, tenant.taken.get(name, 0)) for name, size in taken.items()}
+            if taken and key in self.tenants and self._replicas[key].engine.pid == pids[key]:
+                self.tenants.saw(key, taken, read[key])
 
     async def aclose(self) -> None:
         if self._watching is not None:
@@ -291,45 +251,19 @@ class Room:
                     raise _never(ways[option], decision, self._room(), waiter.key)
 
     def _decide(self, ways: Sequence[Way]) -> Decision:
-        return place([self._option(way) for way in ways], self._residents(self._clock()), self._room())
-
-    def _option(self, way: Way) -> Option:
-        """With what such a load took before, and without places that this machine does not have."""
-        known = {one.place for one in self.devices}
-        needs = self._learned.raised(way.key, way.option.needs) if way.key else dict(way.option.needs)
-        return Option({name: size for name, size in needs.items() if name in known}, way.option.compromise)
+        return place([self.tenants.option(way, self.devices) for way in ways], self._residents(), self._room())
 
     def _promise(self, key: str, way: Way) -> None:
-        self.tenants[key] = Tenant(key, way, self._option(way).needs, self._clock())
+        self.tenants.promise(key, way, self.tenants.option(way, self.devices).needs, self._clock())
         replica = self._replicas[key]
         replica.slots = way.spawn.slots
         replica.notes = (way.note,) if way.note else ()
 
-    def _residents(self, now: float) -> list[Resident]:
-        return [
-            Resident(
-                key,
-                tenant.counted,
-                busy=self._replicas[key].busy > 0 or tenant.ready_at is None,
-                kept=self._replicas[key].pin or key in self.kept,
-                rate=self._replicas[key].popularity.rate(now),
-                reload_s=max(0.1, (tenant.ready_at or now) - tenant.since),
-                resident_s=now - (tenant.ready_at or now),
-            )
-            for key, tenant in self.tenants.items()
-        ]
+    def _residents(self) -> list[Resident]:
+        return self.tenants.residents(self._replicas, self.kept, self._clock())
 
     def _room(self, without: Collection[str] = ()) -> dict[str, int]:
-        free = {one.place: one.free_bytes for one in self.devices}
-        held: dict[str, int] = {}
-        ours: dict[str, int] = {}
-        for key, tenant in self.tenants.items():
-            for name, size in tenant.now_taken.items():
-                ours[name] = ours.get(name, 0) + size
-            if key not in without:
-                for name, size in tenant.counted.items():
-                    held[name] = held.get(name, 0) + size
-        return room_in(free, ours, held, fraction=self.policy.fraction, cap=self.policy.cap_bytes)
+        return self.tenants.left(self.devices, self.policy.fraction, self.policy.cap_bytes, without)
 
     async def _send_away(self, keys: Iterable[str], wanted_by: str) -> None:
         """Stop idle engines, and wait until the drivers have what they held.
@@ -390,13 +324,8 @@ class Room:
             self._leave(engine.target)
 
     def _leave(self, key: str) -> None:
-        """A model's memory is free again; what it took is kept for the next plan."""
-        tenant = self.tenants.pop(key, None)
-        if tenant is None:
-            return
-        if tenant.ready_at is not None and tenant.taken and tenant.way.key:
-            self._learned.record(tenant.way.key, tenant.way.option.needs, tenant.taken)
-        self.changed()
+        if self.tenants.leave(key):
+            self.changed()
 
     async def _watch(self) -> None:
         while True:

@@ -181,6 +181,6 @@ async def test_what_a_load_took_is_kept_for_the_next_one() -> None:
         await room.refresh()
         assert await gateway.unload("a")
         way = ways_of(settings.targets[0], settings, hardware.devices())[0]
-        known = room._learned[way.key]
+        known = room.tenants.learned[way.key]
         assert known is not None
         assert known.taken["cpu"] > 1 << 20
