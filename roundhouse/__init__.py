@@ -13,16 +13,15 @@ if TYPE_CHECKING:
     from roundhouse.core.errors import AllProvidersFailed, Error
     from roundhouse.core.model import Capabilities, Health
     from roundhouse.gateway.gateway import Gateway
-    from roundhouse.gateway.library import (
+    from roundhouse.gateway.library.manager import LLMManager
+    from roundhouse.gateway.library.models import ModelResourceManager
+    from roundhouse.gateway.library.prompts import PromptManager, PromptTemplate
+    from roundhouse.gateway.library.providers import (
         HuggingFaceProvider,
         LlamaCppProvider,
-        LLMManager,
         LLMProviderFactory,
-        ModelResourceManager,
         OllamaProvider,
         OpenAIProvider,
-        PromptManager,
-        PromptTemplate,
         VLLMProvider,
     )
     from roundhouse.providers.base import LLMProvider
@@ -58,16 +57,15 @@ _HOME = {
     "core.errors": ("AllProvidersFailed", "Error"),
     "core.model": ("Capabilities", "Health"),
     "gateway.gateway": ("Gateway",),
-    "gateway.library": (
+    "gateway.library.manager": ("LLMManager",),
+    "gateway.library.models": ("ModelResourceManager",),
+    "gateway.library.prompts": ("PromptManager", "PromptTemplate"),
+    "gateway.library.providers": (
         "HuggingFaceProvider",
-        "LLMManager",
         "LLMProviderFactory",
         "LlamaCppProvider",
-        "ModelResourceManager",
         "OllamaProvider",
         "OpenAIProvider",
-        "PromptManager",
-        "PromptTemplate",
         "VLLMProvider",
     ),
     "providers.base": ("LLMProvider",),
