@@ -76,8 +76,7 @@ def run(
     Ctrl-C ends it with what was measured so far; once more ends it at once.
     """
     from roundhouse.bench import dataset as datasets
-    from roundhouse.bench.run import STOPPED, Setup
-    from roundhouse.bench.table import lines
+    from roundhouse.bench.run import Setup
 
     if sum((bool(rate), bool(users), trace is not None)) > 1:
         raise typer.BadParameter("give --rate, --users or --trace; they are three kinds of load")
@@ -92,11 +91,7 @@ def run(
     where = [_Where(url, kind, model, key)]
     if against or against_url:
         where.append(_Where(against_url or url, kind, against, key))
-    settings = None if all(one.url for one in where) else settings_of(config)
-    subjects = [
-        one.subject(replace(setup, requests=datasets.requests(questions, sampling, one.model)), settings)
-        for one in where
-    ]
+    subjects = _subjects(where, setup, sampling, config)
     asked = {"dataset": dataset, "seed": seed, "max_tokens": max_tokens, "temperature": temperature}
     rounds = repeat or (1 if len(where) == 1 else _ROUNDS)
     try:
@@ -109,20 +104,8 @@ def run(
     for result in results if keep else ():
         if not result.ended_early:
             _keep(result)
-    rows, comparison = _compared(results, margin)
-    if as_json:
-        told = [_without_records(one) for one in results]
-        print_json({"runs": told, "rows": [asdict(row) for row in rows]} if rows else told[0])
-    else:
-        print("\n\n".join("\n".join(((f"{one.label}:",) if rows else ()) + tuple(lines(one))) for one in results))
-        print(comparison, end="")
-    early = results[0].ended_early
-    if early:
-        tell(f"roundhouse: the run is not whole: {early}; what was measured before is here")
-    if early == STOPPED:
-        raise typer.Exit(130)
-    if early or not written or not all(any(point.summary.answered for point in one.points) for one in results):
-        raise typer.Exit(1)
+    _print(results, margin, as_json)
+    _exit_unless_whole(results, written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +139,17 @@ class _Where:
                 raise typer.BadParameter(f"a URL begins with http:// or https://, not {self.url}")
             return Subject(self.name, lambda: of_url(self.url, self.kind, self.model, self.key, seen), setup, seen)
         return Subject(self.name, lambda: of_gateway(Gateway(settings), seen), setup, seen)
+
+
+def _subjects(where: list[_Where], setup: Setup, sampling: Sampling, config: Path | None) -> list[Subject]:
+    """Each with the questions as it is to be asked; a configuration is read only where a route is measured."""
+    from roundhouse.bench import dataset as datasets
+
+    settings = None if all(one.url for one in where) else settings_of(config)
+    return [
+        one.subject(replace(setup, requests=datasets.requests(setup.questions, sampling, one.model)), settings)
+        for one in where
+    ]
 
 
 def _loads(
@@ -273,6 +267,31 @@ def _written(results: list[Results], outs: tuple[Path | None, Path | None], html
             tell(f"roundhouse: {path} could not be written: {error}")
             whole = False
     return whole
+
+
+def _print(results: list[Results], margin: float, as_json: bool) -> None:
+    from roundhouse.bench.table import lines
+
+    rows, comparison = _compared(results, margin)
+    if as_json:
+        told = [_without_records(one) for one in results]
+        print_json({"runs": told, "rows": [asdict(row) for row in rows]} if rows else told[0])
+    else:
+        print("\n\n".join("\n".join(((f"{one.label}:",) if rows else ()) + tuple(lines(one))) for one in results))
+        print(comparison, end="")
+
+
+def _exit_unless_whole(results: list[Results], written: bool) -> None:
+    """130 if somebody stopped it; 1 if it ended early, a file is missing or one answered nothing under a load."""
+    from roundhouse.bench.run import STOPPED
+
+    early = results[0].ended_early
+    if early:
+        tell(f"roundhouse: the run is not whole: {early}; what was measured before is here")
+    if early == STOPPED:
+        raise typer.Exit(130)
+    if early or not written or not all(any(point.summary.answered for point in one.points) for one in results):
+        raise typer.Exit(1)
 
 
 def _compared(results: list[Results], margin: float) -> tuple[list[Row], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -13,6 +13,9 @@ import typer
 from roundhouse.cli.arms import arms_of, questions_of
 from roundhouse.cli.common import ConfigOption, JSONOption, print_json, settings_of, tell
 from roundhouse.core.chat import Sampling
+
+if TYPE_CHECKING:
+    from roundhouse.evaluate.run import Outcome
 
 __all__ = ["evaluate"]
 
@@ -53,8 +56,6 @@ def evaluate(
     ANSWERS keeps every answer as it comes, so a run that was stopped goes on. Without variants the answers that it has
     are evaluated. Exit code 1 if an answer could not be had.
     """
-    from roundhouse.core.files import write_atomically
-    from roundhouse.evaluate.page import page
     from roundhouse.evaluate.run import Plan, run
     from roundhouse.evaluate.table import lines
 
@@ -68,14 +69,21 @@ def evaluate(
         sys.path.insert(0, "")
     plan = Plan(dataset, tuple(metric or ()), judge, judge_prompt, sampling, at_once, confidence, seed)
     done = asyncio.run(run(settings, answers, arms, questions_of(dataset, count), plan, tell))
+    report = _report(done, answers)
+    if as_json:
+        print_json(done.evaluation)
+    else:
+        print("\n".join([*lines(done.evaluation), f"report: {report}"]))
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def _report(done: Outcome, answers: Path) -> Path:
+    """Write what was found beside the answers, for people and for programs; gives the file for people."""
+    from roundhouse.core.files import write_atomically
+    from roundhouse.evaluate.page import page
+
     told, written = done.evaluation, answers.with_suffix(".html")
     write_atomically(written, page(told, done.rated).encode())
     write_atomically(answers.with_suffix(".evaluation.json"), msgspec.json.format(msgspec.json.encode(told)) + b"\n")
-    if as_json:
-        print_json(told)
-    else:
-        for line in lines(told):
-            print(line)
-        print(f"report: {written}")
-    if done.failed:
-        raise typer.Exit(1)
+    return written
