@@ -17,17 +17,12 @@ from roundhouse.bench.mock import Timing, mock_process
 from roundhouse.bench.results import read, schema
 from tests.fakes.http import Exchange, fake_server
 from tests.fakes.openai import answering
+from tests.forge import Command, run
 
 
 async def bench(*arguments: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "roundhouse", "bench", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    ended = await asyncio.to_thread(run, "bench", *arguments, timeout=100)
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 async def against_mock(path: Path, timing: Timing, *more: str) -> tuple[int, str, str]:
@@ -120,17 +115,16 @@ async def test_a_run_that_is_interrupted_keeps_what_it_measured(tmp_path: Path) 
             enough.set()
 
     async with fake_server(script) as server:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "roundhouse", "bench", "run", "--url", server.url, "--model", "m", "--rate", "50"),
-            *("--rate", "20", "--count", "30", "--out", str(out), "--html", str(html), "--json"),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+        process = Command(
+            *("bench", "run", "--url", server.url, "--model", "m", "--rate", "50", "--rate", "20", "--count", "30"),
+            *("--out", str(out), "--html", str(html), "--json"),
         )
         await enough.wait()
         process.send_signal(signal.SIGINT)
-        printed, told = await process.communicate()
-    assert process.returncode == 130, told.decode()
-    assert b"the run is not whole: it was stopped" in told
+        printed, told = await asyncio.to_thread(process.communicate)
+        process.close()
+    assert process.returncode == 130, told
+    assert "the run is not whole: it was stopped" in told
     results = read(out)
     assert results.ended_early == "it was stopped"
     assert results.points[0].summary.answered == 30

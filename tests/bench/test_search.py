@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -19,6 +18,7 @@ from roundhouse.bench.run import Setup
 from roundhouse.bench.sampling import Sample
 from roundhouse.bench.search import Search, Trial, Verdict, conclude, next_rate, wilson
 from roundhouse.core.chat import ChatRequest, Chunk
+from tests.forge import run
 
 LATE = {"ttft_sched": 0.2}
 
@@ -143,13 +143,12 @@ def test_what_was_full_is_named_with_its_numbers() -> None:
 
 async def test_the_command_finds_no_rate_for_a_backend_that_is_always_too_slow() -> None:
     async with mock_process(Timing(0.3, 0.0, 1)) as url:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "roundhouse", "bench", "search", "--url", url, "--model", "m", "--json"),
-            *("--slo", "ttft_sched=0.1", "--start", "40", "--seconds", "1", "--least", "20", "--trials", "2"),
-            stdout=asyncio.subprocess.PIPE,
+        ended = await asyncio.to_thread(
+            run,
+            *("bench", "search", "--url", url, "--model", "m", "--json", "--slo", "ttft_sched=0.1", "--start", "40"),
+            *("--seconds", "1", "--least", "20", "--trials", "2"),
         )
-        out, _ = await process.communicate()
-    told = json.loads(out)
-    assert process.returncode == 1
+    told = json.loads(ended.stdout)
+    assert ended.returncode == 1
     assert told["limit"]["rate"] == 0
     assert [trial["kept"] for trial in told["trials"]] == [0, 0]

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
+from tests.forge import run
 from tests.server.conftest import serve
 
 
 def test_runs_are_listed_with_their_trend_and_open_their_reports(browser: Browser, tmp_path: Path) -> None:
     environ = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
-    command = [sys.executable, "-m", "roundhouse", "bench", "run", "--rate", "40", "--count", "80", "--model", "demo"]
+    command = ["bench", "run", "--rate", "40", "--count", "80", "--model", "demo"]
     (tmp_path / "c.yaml").write_text("llm: {providers: [{type: llamacpp, model: demo, name: demo}]}\n")
     for label in ("before", "after"):
-        subprocess.run(
-            [*command, "--label", label, "--config", str(tmp_path / "c.yaml")],
-            env=environ, check=True, capture_output=True, timeout=100,
-        )  # fmt: skip
+        run(*command, "--label", label, "--config", str(tmp_path / "c.yaml"), env=environ, check=True)
     with serve(tmp_path / "c.yaml") as server, browser.new_context() as context:
         page = context.new_page()
         wrong: list[str] = []

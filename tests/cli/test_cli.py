@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from tests import forge
 from tests.conftest import VARO, WHO
 
 MAKEFILE = Path(__file__).parents[2] / "Makefile"
 
 
 def run(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "roundhouse", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, cwd=cwd)
+    ended = forge.run(*arguments, input=stdin.decode(errors="surrogateescape"), cwd=cwd)
+    out, err = (text.encode(errors="surrogateescape") for text in (ended.stdout, ended.stderr))
+    return subprocess.CompletedProcess(ended.args, ended.returncode, out, err)
 
 
 def test_a_question_over_standard_input_as_json() -> None:
@@ -252,5 +254,6 @@ def test_a_key_without_a_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    ended = run("--version")
+    """From nothing, as a user starts it."""
+    ended = subprocess.run([sys.executable, "-m", "roundhouse", "--version"], capture_output=True, timeout=60)
     assert (ended.returncode, ended.stdout.decode()) == (0, f"roundhouse {version('roundhouse')}\n")

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from roundhouse.cli.main import app
+from tests import forge
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "deploy" / "roundhouse.yaml"
@@ -117,8 +116,7 @@ def test_secrets_stay_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 )
 def test_what_could_not_run_is_refused(tmp_path: Path, text: str, flags: list[str], said: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    command = [sys.executable, "-m", "roundhouse", "deploy", "kubernetes", "--config", str(tmp_path / "c.yaml")]
-    ended = subprocess.run([*command, "--image", "i", *flags], capture_output=True, text=True)
+    ended = forge.run("deploy", "kubernetes", "--config", str(tmp_path / "c.yaml"), "--image", "i", *flags)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert said in ended.stderr
 
@@ -136,25 +134,19 @@ def test_what_the_pod_runs_answers_its_probes_and_its_service(tmp_path: Path) ->
         for one in container["env"]
         if "value" in one
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "roundhouse", *args],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **env, "ADMIN_KEY": KEY},
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        try:
-            port = re.search(r":(\d+)/", process.stdout.readline())
-            assert port is not None
-            root = f"http://127.0.0.1:{port[1]}"
-            for name in ("startupProbe", "livenessProbe", "readinessProbe"):
-                get = container[name]["httpGet"]
-                headers = {one["name"]: one["value"] for one in get["httpHeaders"]}
-                assert httpx.get(root + get["path"], headers=headers).status_code == 200, name
-            for host in ("roundhouse.default.svc:8473", "roundhouse.default.svc.cluster.local"):
-                asked = httpx.get(root + "/v1/models", headers={"host": host, "authorization": f"Bearer {KEY}"})
-                assert asked.status_code == 200
-        finally:
-            process.kill()
-            process.wait()
+    process = forge.Command(*args, env={**os.environ, **env, "ADMIN_KEY": KEY})
+    try:
+        port = re.search(r":(\d+)/", process.stdout.readline())
+        assert port is not None
+        root = f"http://127.0.0.1:{port[1]}"
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            get = container[name]["httpGet"]
+            headers = {one["name"]: one["value"] for one in get["httpHeaders"]}
+            assert httpx.get(root + get["path"], headers=headers).status_code == 200, name
+        for host in ("roundhouse.default.svc:8473", "roundhouse.default.svc.cluster.local"):
+            asked = httpx.get(root + "/v1/models", headers={"host": host, "authorization": f"Bearer {KEY}"})
+            assert asked.status_code == 200
+    finally:
+        process.kill()
+        process.wait()
+        process.close()

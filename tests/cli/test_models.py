@@ -6,12 +6,12 @@ import json
 import os
 import random
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import forge
 from tests.conftest import VARO, WHO
 from tests.fakes.hub import Hub, running_hub
 
@@ -43,8 +43,7 @@ def configure(tmp_path: Path, licence: str = "apache-2.0", *, strict: bool = Fal
 
 def run(tmp_path: Path, hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "HF_ENDPOINT": hub.url, "ROUNDHOUSE_CONFIG": str(tmp_path / "c.yaml")}
-    command = [sys.executable, "-m", "roundhouse", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, env=environ, cwd=tmp_path)
+    return forge.run(*arguments, env=environ, cwd=tmp_path, timeout=90)
 
 
 def ask(tmp_path: Path, hub: Hub) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from roundhouse.experiments.store import Exposure, Outcome, Store
 from roundhouse.history.question import Question
 from roundhouse.history.statistics import statistics
 from roundhouse.history.store import Writer, row_of
+from tests import forge
 from tests.history.events import ended
 from tests.postgres import PASSWORD, Postgres
 
@@ -39,11 +39,11 @@ class Machine:
         )
 
     def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "roundhouse", *arguments]
+        command = [*arguments]
         if arguments[0] != "config" or arguments[1] == "show":
             command += ["--config", str(self.config)]
         own = {**os.environ, "XDG_STATE_HOME": str(self.folder / "state"), **environ}
-        return subprocess.run(command, env=own, capture_output=True, text=True, timeout=60)
+        return forge.run(*command, env=own)
 
 
 @pytest.fixture

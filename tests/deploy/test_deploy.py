@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from roundhouse.config import load
+from tests.forge import Command, run
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -82,16 +83,14 @@ def test_whoever_stops_it_waits_longer_than_requests_may_take_to_end() -> None:
 
 
 @contextmanager
-def _started(tmp_path: Path, command: list[str], **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _started(tmp_path: Path, command: list[str], **environ: str) -> Iterator[tuple[Command, str]]:
     """`command` as the unit or the image gives it, with paths of here; and the server's root."""
     config = tmp_path / "roundhouse.yaml"
     config.write_text((DEPLOY / "roundhouse.yaml").read_text().replace("/var/lib/roundhouse", str(tmp_path)))
-    command = [sys.executable, "-m", "roundhouse", *command[1:], "--port", "0"]
+    command = [*command[1:], "--port", "0"]
     command = [str(config) if part.endswith(".yaml") else part for part in command]
     env = {**os.environ, "ROUNDHOUSE_CONFIG": str(config), "OLLAMA_URL": "http://127.0.0.1:9", **environ}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-    assert process.stdout is not None
-    assert process.stderr is not None
+    process = Command(*command, env=env)
     try:
         line = process.stdout.readline()
         assert line.startswith("listening on "), process.stderr.read()
@@ -99,8 +98,7 @@ def _started(tmp_path: Path, command: list[str], **environ: str) -> Iterator[tup
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
-        process.stderr.close()
+        process.close()
 
 
 def test_what_the_image_runs_serves_everybody_who_has_the_key(tmp_path: Path) -> None:
@@ -124,7 +122,6 @@ def test_what_the_unit_runs_is_reloaded_and_stopped_by_its_signals(tmp_path: Pat
         config = tmp_path / "roundhouse.yaml"
         config.write_text(config.read_text().replace("hosts: [roundhouse]", "hosts: [other]"))
         process.send_signal(signal.SIGHUP)
-        assert process.stderr is not None
         assert next(line for line in process.stderr if "reload" in line) == "reload: renewed: server.hosts\n"
         answer = httpx.get(root + "/v1/models", headers={"authorization": f"Bearer {KEY}", "host": "other"})
         assert answer.status_code == 200
@@ -134,7 +131,6 @@ def test_what_the_unit_runs_is_reloaded_and_stopped_by_its_signals(tmp_path: Pat
 
 
 def test_without_a_key_nothing_is_served(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "roundhouse", "serve", "--config", str(DEPLOY / "roundhouse.yaml")]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    ended = run("serve", "--config", str(DEPLOY / "roundhouse.yaml"))
     assert ended.returncode == 2
     assert "the environment variable ADMIN_KEY is not set" in ended.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.conftest import browser
+from tests.forge import Command
 
 __all__ = ["browser"]
 
@@ -37,7 +36,7 @@ def row(number: int, variant: str, **more: str) -> str:
 class Opened:
     """`address` with its token; `root` without."""
 
-    process: subprocess.Popen[str]
+    process: Command
     address: str
 
     @property
@@ -46,19 +45,17 @@ class Opened:
 
     def another(self) -> str:
         """The address that is told when one was used."""
-        assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
 
 @contextmanager
 def opened(answers: Path, *more: str) -> Iterator[Opened]:
-    command = [sys.executable, "-m", "roundhouse", "rate", "open", str(answers), "--no-browser", *more]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Command("rate", "open", str(answers), "--no-browser", *more)
     try:
-        assert process.stdout is not None
         address = process.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:"), process.communicate()[1]
         yield Opened(process, address)
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
+        process.close()

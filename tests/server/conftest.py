@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pytest
 from tests.fakes.http import FakeServer, fake_server
 from tests.fakes.openai import answering
 from tests.fakes.threads import in_thread
+from tests.forge import Command
 
 __all__ = ["Served"]
 
@@ -25,13 +25,13 @@ class Served:
     """`url` ends in /v1."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: Command
 
 
 @contextmanager
 def serve(config: Path | None = None, *flags: str, before: Sequence[str] = ()) -> Iterator[Served]:
     """`before`: flags of the whole command. `TEST_WORKERS=2` has worker processes answer all tests of this folder."""
-    command = [sys.executable, "-m", "roundhouse", *before, "serve", "--port", "0", *flags]
+    command = [*before, "serve", "--port", "0", *flags]
     if "TEST_WORKERS" in os.environ and "--workers" not in flags:
         command += ["--workers", os.environ["TEST_WORKERS"]]
     if config is not None:
@@ -39,9 +39,7 @@ def serve(config: Path | None = None, *flags: str, before: Sequence[str] = ()) -
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ROUNDHOUSE_")}
     if config is not None:
         environ["XDG_STATE_HOME"] = str(config.parent / "state")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
-    assert process.stdout is not None
-    assert process.stderr is not None
+    process = Command(*command, env=environ)
     try:
         line = process.stdout.readline()
         assert line.startswith("listening on "), process.stderr.read()
@@ -53,8 +51,7 @@ def serve(config: Path | None = None, *flags: str, before: Sequence[str] = ()) -
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        process.stdout.close()
-        process.stderr.close()
+        process.close()
 
 
 @pytest.fixture(scope="package")

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pytest
 from tests.fakes.http import fake_server
 from tests.fakes.openai import answering
 from tests.fakes.threads import in_thread
+from tests.forge import run
 from tests.server.conftest import Served, serve
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
@@ -25,8 +25,7 @@ CONFIGURED = "configured-key-0123456789"
 
 
 def _keys(config: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "roundhouse", "keys", *arguments, "--config", str(config)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return run("keys", *arguments, "--config", str(config), check=True).stdout.strip()
 
 
 @dataclass(slots=True)
@@ -215,13 +214,10 @@ def test_a_client_cannot_name_another_upstream(guarded: Guarded, tmp_path: Path)
 
 
 def test_commands_at_the_terminal_send_the_key_of_the_environment(guarded: Guarded) -> None:
-    command = [sys.executable, "-m", "roundhouse", "ps", "--url", guarded.root]
-    refused = subprocess.run(command, capture_output=True, text=True)
+    refused = run("ps", "--url", guarded.root)
     assert refused.returncode == 1
     assert "ROUNDHOUSE_KEY" in refused.stderr
-    shown = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "ROUNDHOUSE_KEY": guarded.admin}, check=True
-    )
+    shown = run("ps", "--url", guarded.root, env={**os.environ, "ROUNDHOUSE_KEY": guarded.admin}, check=True)
     assert "able" in shown.stdout
 
 
@@ -238,8 +234,7 @@ def test_a_server_with_watchers_stops_at_once(tmp_path: Path) -> None:
 def test_a_public_address_needs_a_key_and_is_served_with_one(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("llm: {providers: [{type: openai, endpoint: 'http://127.0.0.1:9'}]}\nauth: {keys_file: k.json}\n")
-    command = [sys.executable, "-m", "roundhouse", "serve", "--host", "0.0.0.0", "--port", "0", "--config", str(config)]
-    refused = subprocess.run(command, capture_output=True, text=True)
+    refused = run("serve", "--host", "0.0.0.0", "--port", "0", "--config", str(config))
     assert refused.returncode == 2
     assert "roundhouse keys create" in refused.stderr
     secret = _keys(config, "create", "ann")
@@ -265,11 +260,7 @@ def test_tls_by_files(tmp_path: Path) -> None:
         assert httpx.get(served.url.replace("/v1", "/healthz"), verify=trusted).status_code == 200
     for bad in ("{tls_cert: c.pem}", "{tls_cert: c.pem, tls_key: none.pem}", "{tls_cert: k.pem, tls_key: c.pem}"):
         config.write_text(base + f"server: {bad}\n")
-        ended = subprocess.run(
-            [sys.executable, "-m", "roundhouse", "serve", "--port", "0", "--config", str(config)],
-            capture_output=True,
-            text=True,
-        )
+        ended = run("serve", "--port", "0", "--config", str(config))
         assert ended.returncode == 2
         assert "server.tls" in ended.stderr
         assert "Traceback" not in ended.stderr

@@ -1,11 +1,10 @@
 """What a server keeps of its requests, as `roundhouse stats` tells it."""
 
 import json
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
+from tests.forge import run
 from tests.server.conftest import serve
 
 CONFIG = """
@@ -18,9 +17,7 @@ telemetry:
 
 
 def stats(*arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-m", "roundhouse", "stats", *arguments], capture_output=True, text=True, check=True
-    ).stdout
+    return run("stats", *arguments, check=True).stdout
 
 
 def test_a_request_over_the_wire_is_in_the_history_when_the_server_has_ended(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """What a key may use is counted on every wire, even of answers that nobody stayed for; and it hears of its own only."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from tests.fakes.http import Exchange, fake_server
 from tests.fakes.openai import answering
 from tests.fakes.threads import in_thread
+from tests.forge import run
 from tests.server.conftest import Served, serve
 
 ADMIN, TENANT, LONG = "the-admins-key-0123456789", "the-tenants-key-0123456789", "word " * 400
@@ -30,8 +29,7 @@ class Limited:
     def key(self, *limits: str) -> dict[str, str]:
         """A new one, as headers."""
         self._made += 1
-        command = [sys.executable, "-m", "roundhouse", "keys", "create", f"k{self._made}", *limits, "--config"]
-        made = subprocess.run([*command, str(self._config)], capture_output=True, text=True, check=True)
+        made = run("keys", "create", f"k{self._made}", *limits, "--config", str(self._config), check=True)
         headers = {"authorization": f"Bearer {made.stdout.strip()}"}
         while httpx.get(self.root + "/v1/models", headers=headers).status_code == 401:
             threading.Event().wait(0.05)  # the server looks for new keys once a second

@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -20,6 +18,7 @@ import pytest
 
 from tests.conftest import VARO, WHO, rag_query
 from tests.fakes.http import Exchange, fake_server
+from tests.forge import run
 from tests.server.conftest import Served, serve
 
 MESSAGES: Any = [{"role": "user", "content": rag_query(VARO, WHO)}]
@@ -202,15 +201,11 @@ def test_a_port_in_use_and_a_public_address_are_refused_in_one_sentence() -> Non
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        ended = subprocess.run(
-            [sys.executable, "-m", "roundhouse", "serve", "--port", port], capture_output=True, text=True
-        )
+        ended = run("serve", "--port", port)
     assert ended.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
     assert "Traceback" not in ended.stderr
-    ended = subprocess.run(
-        [sys.executable, "-m", "roundhouse", "serve", "--host", "0.0.0.0"], capture_output=True, text=True
-    )
+    ended = run("serve", "--host", "0.0.0.0")
     assert ended.returncode == 2
     assert "can be reached from other machines" in ended.stderr
 
@@ -231,17 +226,10 @@ def test_what_was_decided_for_a_request_can_be_asked_for(client: openai.OpenAI, 
 
 def test_the_servers_state_can_be_read_and_shown(client: openai.OpenAI, served: Served) -> None:
     client.chat.completions.create(model="default", messages=MESSAGES)
-    shown = subprocess.run(
-        [sys.executable, "-m", "roundhouse", "ps", "--url", served.url], capture_output=True, text=True, timeout=30
-    )
+    shown = run("ps", "--url", served.url)
     assert shown.returncode == 0, shown.stderr
     line = next(line for line in shown.stdout.splitlines() if line.startswith("demo"))
     assert line.split()[:5] == ["demo", "demo", "ready", "0/4", "closed"]
-    gone = subprocess.run(
-        [sys.executable, "-m", "roundhouse", "ps", "--url", "http://127.0.0.1:9"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    gone = run("ps", "--url", "http://127.0.0.1:9")
     assert gone.returncode == 1
     assert "no Roundhouse server answers at http://127.0.0.1:9" in gone.stderr

@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from typing import Any
 
 import openai
 
+from tests.forge import run
 from tests.server.conftest import Served
 
 Serving = Callable[..., AbstractContextManager[Served]]
@@ -25,10 +24,6 @@ llm:
     - {type: llamacpp, name: two, model: demo, n_ctx: 512}
   fallback_order: [one]
 """
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "roundhouse", *arguments], capture_output=True, text=True, timeout=60)
 
 
 def _root(server: Served) -> str:

@@ -7,8 +7,6 @@ import base64
 import json
 import os
 import signal
-import subprocess
-import sys
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ import pytest
 
 from tests.fakes.http import Exchange, fake_server
 from tests.fakes.threads import in_thread
+from tests.forge import run
 from tests.server.conftest import serve
 
 CLIENT, ADMIN, MISTYPED = "canary-client-0123456789", "canary-admin-0123456789", "canary-mistyped-0123456789"
@@ -62,9 +61,7 @@ class Outputs:
         return answer
 
     def run(self, *command: str) -> None:
-        full = [sys.executable, "-m", "roundhouse", *command]
-        env = {**os.environ, "ROUNDHOUSE_KEY": ADMIN}
-        ended = subprocess.run(full, capture_output=True, text=True, env=env, timeout=60)
+        ended = run(*command, env={**os.environ, "ROUNDHOUSE_KEY": ADMIN})
         self.log.append((" ".join(command), ended.stdout + ended.stderr))
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from roundhouse.history.statistics import statistics
 from tests.fakes.http import fake_server
 from tests.fakes.openai import answering
 from tests.fakes.threads import in_thread
+from tests.forge import run
 from tests.postgres import PASSWORD, Postgres
 from tests.server.conftest import Served, serve
 
@@ -50,8 +50,7 @@ class Cluster:
         environ = {**os.environ, "XDG_STATE_HOME": str(self.configs[machine].parent / "state")}
         if self.key:
             environ["ROUNDHOUSE_KEY"] = self.key
-        command = [sys.executable, "-m", "roundhouse", *arguments]
-        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+        return run(*arguments, env=environ)
 
     def ask(self, machine: int, user: str = "ann", key: str = "") -> httpx.Response:
         body = {"model": "default", "messages": [{"role": "user", "content": "q"}], "user": user, "max_tokens": 9}

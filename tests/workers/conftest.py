@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+import pytest_asyncio
 
 from tests.fakes.http import Exchange, FakeServer, fake_server
 from tests.fakes.openai import event
 from tests.server.conftest import Served, serve
 
-__all__ = ["Held", "House", "house", "until"]
+__all__ = ["KEY", "Held", "House", "house", "until"]
+
+KEY = "a-key-of-twenty-four-chars"
 
 BODY: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": "Hello."}]}
 _PIECES = ("One", " two", " three")
@@ -28,6 +32,10 @@ class Held:
     """Gives the first piece at once; the rest, and a usage of 10 tokens, when `go` is set."""
 
     go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def again(self) -> None:
+        """Hold whoever asks from now on."""
+        self.go = asyncio.Event()
 
     async def __call__(self, exchange: Exchange) -> None:
         await exchange.start()
@@ -83,6 +91,11 @@ class House:
         await until(self.is_busy(already + count))
         return tasks
 
+    async def counted(self, series: str) -> float:
+        """A number of its metrics, 0 if it has never been."""
+        lines = (await self.client.get("/metrics")).text.splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{series} ")), 0.0)
+
     def is_busy(self, count: int) -> Callable[[], Any]:
         async def check() -> bool:
             return bool((await self.state())["replicas"][0]["busy"] == count)
@@ -111,3 +124,41 @@ async def house(folder: Path, more: str = "", *flags: str) -> AsyncIterator[Hous
         finally:
             held.go.set()
             await asyncio.to_thread(starting.__exit__, None, None, None)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def _plain(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    async with house(tmp_path_factory.mktemp("plain")) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def _limited(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    limits = ("requests_per_minute: 7", "concurrent: 3", "tokens_per_minute: 25")
+    keys = [f"{{name: k{place}, key: k{place}-{KEY}, {limit}}}" for place, limit in enumerate(limits)]
+    auth = f"auth: {{keys: [{', '.join(keys)}, {{name: root, key: root-{KEY}, role: admin}}]}}\n"
+    async with house(tmp_path_factory.mktemp("limited"), auth) as found:
+        found.client.headers["authorization"] = f"Bearer root-{KEY}"
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def here(_plain: House) -> AsyncIterator[House]:
+    """A house that several tests share: idle at the beginning of each, and to be left as it was."""
+    async with _borrowed(_plain):
+        yield _plain
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def limited(_limited: House) -> AsyncIterator[House]:
+    """Another, with a key for each kind of limit; its client is the administrator."""
+    async with _borrowed(_limited):
+        yield _limited
+
+
+@asynccontextmanager
+async def _borrowed(found: House) -> AsyncIterator[None]:
+    found.held.again()
+    yield
+    found.held.go.set()
+    await until(found.is_busy(0))

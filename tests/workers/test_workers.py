@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,11 @@ import openai
 import psutil
 import pytest
 
+from tests.forge import run
 from tests.server.conftest import serve
-from tests.workers.conftest import BODY, house, until
+from tests.workers.conftest import BODY, KEY, House, house, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 WHOLE = ("One two three", "stop")
 TWO = """
@@ -27,40 +28,41 @@ llm:
 """
 
 
-async def test_the_official_client_through_two_workers(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
-        here.held.go.set()
+async def test_the_official_client_through_two_workers(here: House) -> None:
+    here.held.go.set()
 
-        async def ask() -> None:
-            async with openai.AsyncOpenAI(base_url=here.served.url, api_key="none", max_retries=0) as client:
-                hello: Any = BODY["messages"]
-                whole = await client.chat.completions.create(model="default", messages=hello)
-                assert whole.choices[0].message.content == WHOLE[0]
-                assert whole.usage is not None
-                assert whole.usage.total_tokens == 10
-                stream = await client.chat.completions.create(model="default", messages=hello, stream=True)
-                texts = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
-                assert "".join(texts) == WHOLE[0]
-                assert [model.id async for model in client.models.list()] == ["default", "one"]
+    async def ask() -> None:
+        async with openai.AsyncOpenAI(base_url=here.served.url, api_key="none", max_retries=0) as client:
+            hello: Any = BODY["messages"]
+            whole = await client.chat.completions.create(model="default", messages=hello)
+            assert whole.choices[0].message.content == WHOLE[0]
+            assert whole.usage is not None
+            assert whole.usage.total_tokens == 10
+            stream = await client.chat.completions.create(model="default", messages=hello, stream=True)
+            texts = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
+            assert "".join(texts) == WHOLE[0]
+            assert [model.id async for model in client.models.list()] == ["default", "one"]
 
-        await asyncio.gather(*(ask() for _ in range(8)))
+    await asyncio.gather(*(ask() for _ in range(8)))
 
 
-async def test_streams_are_dealt_out_evenly_and_all_are_seen_by_the_owner(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
-        streams = await here.streams(8)
-        state = await here.state()
-        assert state["active"] == 8
-        assert sorted(worker["requests"] for worker in state["workers"]) == [4, 4]
-        assert "8/64" in (await asyncio.to_thread(_ps, here.served.url))
-        here.held.go.set()
-        assert await asyncio.gather(*streams) == [WHOLE] * 8
-        await until(here.is_busy(0))
-        text = (await here.client.get("/metrics")).text
-        assert 'roundhouse_requests_total{outcome="ok",route="default",target="one"} 8.0' in text
-        assert 'roundhouse_tokens_total{kind="output",route="default",target="one"} 24.0' in text
-        recent = (await here.client.get("/admin/decisions")).json()["decisions"]
-        assert [(one["target"], one["outcome"]) for one in recent] == [("one", "ok")] * 8
+async def test_streams_are_dealt_out_evenly_and_all_are_seen_by_the_owner(here: House) -> None:
+    ok, tokens = (
+        f'roundhouse_{name},route="default",target="one"}}'
+        for name in ('requests_total{outcome="ok"', 'tokens_total{kind="output"')
+    )
+    before = await here.counted(ok), await here.counted(tokens)
+    streams = await here.streams(8)
+    state = await here.state()
+    assert state["active"] == 8
+    assert sorted(worker["requests"] for worker in state["workers"]) == [4, 4]
+    assert "8/64" in (await asyncio.to_thread(_ps, here.served.url))
+    here.held.go.set()
+    assert await asyncio.gather(*streams) == [WHOLE] * 8
+    await until(here.is_busy(0))
+    assert (await here.counted(ok), await here.counted(tokens)) == (before[0] + 8, before[1] + 24)
+    recent = (await here.client.get("/admin/decisions")).json()["decisions"][:8]
+    assert [(one["target"], one["outcome"]) for one in recent] == [("one", "ok")] * 8
 
 
 async def test_a_killed_worker_takes_only_its_own_and_is_started_again(tmp_path: Path) -> None:
@@ -153,8 +155,7 @@ async def test_a_switch_under_load_fails_nothing(tmp_path: Path) -> None:
         clients = [asyncio.create_task(ask()) for _ in range(6)]
         while len(answered) < 12:
             await asyncio.sleep(0.01)
-        command = [sys.executable, "-m", "roundhouse", "switch", "default", "two", "--url", served.url]
-        ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+        ended = await asyncio.to_thread(run, "switch", "default", "two", "--url", served.url)
         then = len(answered)
         while len(answered) < then + 12:
             await asyncio.sleep(0.01)
@@ -166,43 +167,26 @@ async def test_a_switch_under_load_fails_nothing(tmp_path: Path) -> None:
         await asyncio.to_thread(starting.__exit__, None, None, None)
 
 
-@pytest.mark.parametrize(("limit", "allowed"), [("requests_per_minute: 7", 7), ("concurrent: 3", 3)])
-async def test_limits_of_a_key_are_counted_over_all_workers(tmp_path: Path, limit: str, allowed: int) -> None:
-    key = "a-key-of-twenty-four-chars"
-    auth = f"auth: {{keys: [{{name: ann, key: {key}, {limit}}}, {{name: root, key: root-{key}, role: admin}}]}}\n"
-    async with house(tmp_path, auth) as here:
-        here.client.headers["authorization"] = f"Bearer root-{key}"
-
-        async def ask() -> int:
-            async with httpx.AsyncClient(base_url=here.client.base_url, timeout=30) as client:
-                headers = {"authorization": f"Bearer {key}"}
-                return (await client.post("/v1/chat/completions", json=BODY, headers=headers)).status_code
-
-        asking = [asyncio.create_task(ask()) for _ in range(20)]
-        await until(here.is_busy(allowed))
-        refused = []
-        while len(refused) < 20 - allowed:
-            done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-            refused += [task.result() for task in done]
-            asking = [task for task in asking if task not in done]
-        assert refused == [429] * (20 - allowed)
-        here.held.go.set()
-        assert await asyncio.gather(*asking) == [200] * allowed
-        await until(here.is_busy(0))
-        if "concurrent" in limit:
-            assert await ask() == 200
+@pytest.mark.parametrize(("name", "allowed"), [("k0", 7), ("k1", 3)], ids=["requests", "at once"])
+async def test_limits_of_a_key_are_counted_over_all_workers(limited: House, name: str, allowed: int) -> None:
+    asking = [asyncio.create_task(_ask_with(limited, name)) for _ in range(20)]
+    await until(limited.is_busy(allowed))
+    refused = []
+    while len(refused) < 20 - allowed:
+        done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        refused += [task.result() for task in done]
+        asking = [task for task in asking if task not in done]
+    assert refused == [429] * (20 - allowed)
+    limited.held.go.set()
+    assert await asyncio.gather(*asking) == [200] * allowed
+    await until(limited.is_busy(0))
+    if name == "k1":
+        assert await _ask_with(limited, name) == 200
 
 
-async def test_tokens_are_counted_over_all_workers(tmp_path: Path) -> None:
-    key = "a-key-of-twenty-four-chars"
-    async with house(tmp_path, f"auth: {{keys: [{{name: ann, key: {key}, tokens_per_minute: 25}}]}}\n") as here:
-        here.held.go.set()
-        statuses = []
-        for _ in range(4):  # 10 tokens each
-            async with httpx.AsyncClient(base_url=here.client.base_url, timeout=30) as client:
-                headers = {"authorization": f"Bearer {key}"}
-                statuses.append((await client.post("/v1/chat/completions", json=BODY, headers=headers)).status_code)
-        assert statuses == [200, 200, 200, 429]
+async def test_tokens_are_counted_over_all_workers(limited: House) -> None:
+    limited.held.go.set()
+    assert [await _ask_with(limited, "k2") for _ in range(4)] == [200, 200, 200, 429]  # 10 tokens each
 
 
 async def test_a_reload_by_signal_reaches_the_workers(tmp_path: Path) -> None:
@@ -229,23 +213,23 @@ async def test_a_reload_by_signal_reaches_the_workers(tmp_path: Path) -> None:
         assert json.loads(lines.text.splitlines()[-1])["done"] is True
 
 
-async def test_a_client_that_leaves_frees_its_slot_and_its_backend(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
-        streams = await here.streams(4)
-        for task in streams[:3]:
-            task.cancel()
-        await asyncio.gather(*streams[:3], return_exceptions=True)
-        await until(here.is_busy(1))
+async def test_a_client_that_leaves_frees_its_slot_and_its_backend(here: House) -> None:
+    left = 'roundhouse_requests_total{outcome="client_left",route="default",target="one"}'
+    before, seen = await here.counted(left), len(here.fake.seen)
+    streams = await here.streams(4)
+    for task in streams[:3]:
+        task.cancel()
+    await asyncio.gather(*streams[:3], return_exceptions=True)
+    await until(here.is_busy(1))
 
-        async def are_gone() -> bool:
-            return [exchange.gone.is_set() for exchange in here.fake.seen].count(True) == 3
+    async def are_gone() -> bool:
+        return [exchange.gone.is_set() for exchange in here.fake.seen[seen:]].count(True) == 3
 
-        await until(are_gone)
-        here.held.go.set()
-        assert await streams[3] == WHOLE
-        await until(here.is_busy(0))
-        text = (await here.client.get("/metrics")).text
-        assert 'outcome="client_left",route="default",target="one"} 3.0' in text
+    await until(are_gone)
+    here.held.go.set()
+    assert await streams[3] == WHOLE
+    await until(here.is_busy(0))
+    assert await here.counted(left) == before + 3
 
 
 async def test_who_leaves_while_waiting_for_a_slot_leaves_the_queue(tmp_path: Path) -> None:
@@ -331,17 +315,16 @@ async def test_a_worker_that_is_told_to_leave_finishes_its_streams_and_is_replac
         await here.client.aclose()
 
 
-async def test_a_request_that_runs_says_who_answers_it(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
-        streams = await here.streams(1)
+async def test_a_request_that_runs_says_who_answers_it(here: House) -> None:
+    streams = await here.streams(1)
 
-        async def is_said() -> bool:
-            running = (await here.client.get("/admin/decisions")).json()["decisions"][0]
-            return (running["target"], running["outcome"]) == ("one", "running")
+    async def is_said() -> bool:
+        running = (await here.client.get("/admin/decisions")).json()["decisions"][0]
+        return (running["target"], running["outcome"]) == ("one", "running")
 
-        await until(is_said)
-        here.held.go.set()
-        assert await asyncio.gather(*streams) == [WHOLE]
+    await until(is_said)
+    here.held.go.set()
+    assert await asyncio.gather(*streams) == [WHOLE]
 
 
 async def test_a_failover_is_decided_by_the_owner_and_told_to_the_client(tmp_path: Path) -> None:
@@ -359,15 +342,14 @@ async def test_a_failover_is_decided_by_the_owner_and_told_to_the_client(tmp_pat
         assert answer["error"]["code"] == "connect_failed"
 
 
-async def test_what_has_no_place_on_the_way_to_the_owner_is_refused_in_words(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
-        here.held.go.set()
-        answer = await here.client.post("/v1/chat/completions", json={**BODY, "odd": 2**70})
-        assert (answer.status_code, "64 bits" in answer.text) == (400, True)
-        body = json.dumps({**BODY, "odd": "\\ud800"}).replace("\\\\ud800", "\\ud800")
-        answer = await here.client.post("/v1/chat/completions", content=body)
-        assert answer.status_code in (200, 400)
-        assert (await here.stream()) == WHOLE
+async def test_what_has_no_place_on_the_way_to_the_owner_is_refused_in_words(here: House) -> None:
+    here.held.go.set()
+    answer = await here.client.post("/v1/chat/completions", json={**BODY, "odd": 2**70})
+    assert (answer.status_code, "64 bits" in answer.text) == (400, True)
+    body = json.dumps({**BODY, "odd": "\\ud800"}).replace("\\\\ud800", "\\ud800")
+    answer = await here.client.post("/v1/chat/completions", content=body)
+    assert answer.status_code in (200, 400)
+    assert (await here.stream()) == WHOLE
 
 
 async def test_with_hedging_the_owner_answers(tmp_path: Path) -> None:
@@ -378,11 +360,15 @@ async def test_with_hedging_the_owner_answers(tmp_path: Path) -> None:
         assert await asyncio.gather(*streams) == [WHOLE] * 4
 
 
+async def _ask_with(here: House, name: str) -> int:
+    """On a connection of its own."""
+    return await _once(here.client.base_url, BODY, {"authorization": f"Bearer {name}-{KEY}"})
+
+
 async def _once(url: httpx.URL, body: dict[str, Any], headers: dict[str, str]) -> int:
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         return (await client.post("/v1/chat/completions", json=body, headers=headers)).status_code
 
 
 def _ps(url: str) -> str:
-    command = [sys.executable, "-m", "roundhouse", "ps", "--url", url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    return run("ps", "--url", url, check=True).stdout
