@@ -17,6 +17,10 @@ from roundhouse.engines.lifecycle import Lodging
 from roundhouse.prompts.builtin import builtin
 from tests.postgres import PASSWORD, Postgres, missing, postgres_server
 
+# Threads of OpenMP spin while they wait for each other: where several processes test at the same time, many times as
+# long as they compute. Read when torch or numpy is first imported, here and in the processes that are started.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 DEMO = Path(__file__).parent.parent / "roundhouse" / "demo"
 VARO = "The lighthouse of Varo was built in 1871 by Ines Calder."
 WHO = "Who built the lighthouse of Varo?"
