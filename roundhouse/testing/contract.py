@@ -31,6 +31,10 @@ from roundhouse.providers.base import CountsTokens, LLMProvider
 __all__ = ["ProviderContract", "Subject"]
 
 _CANCEL_S = 0.5
+_SAID = 20
+# On a busy machine an answer may be over before it was seen to be under way.
+_TRIES = 5
+_TOO_SHORT = "every answer was over before it could be given up: `long` makes it too short"
 _SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "maximum": 99}},
@@ -257,30 +261,31 @@ class ProviderContract:
     async def test_closing_a_stream_frees_the_backends_slot(self, subject: Subject) -> None:
         if subject.busy_slots is None or not subject.provider.capabilities.cancel:
             pytest.skip("its capabilities claim no cancel, or the backend does not tell what it computes")
-        request = self._long(subject)
-        stream = subject.provider.astream(request)
-        while not (await anext(stream)).has_content:
-            pass
-        assert await subject.busy_slots() == 1
-        closed = time.monotonic()
-        await stream.aclose()
-        while await subject.busy_slots():
-            assert time.monotonic() - closed < _CANCEL_S, "the backend still computes for nobody"
-            await asyncio.sleep(0.01)
+        for _ in range(_TRIES):
+            stream = subject.provider.astream(self._long(subject))
+            while not (await anext(stream)).has_content:
+                pass
+            computes = await subject.busy_slots()
+            await stream.aclose()
+            if computes:
+                break
+        assert computes == 1, _TOO_SHORT
+        await self._until_free(subject.busy_slots)
 
     async def test_a_cancelled_call_frees_the_backends_slot(self, subject: Subject) -> None:
         if subject.busy_slots is None or not subject.provider.capabilities.cancel:
             pytest.skip("its capabilities claim no cancel, or the backend does not tell what it computes")
-        request = self._long(subject)
-        call = asyncio.create_task(subject.provider.agenerate(request))
-        while not await subject.busy_slots():
-            assert not call.done(), call.exception() or "the answer was over before it could be cancelled"
-            await asyncio.sleep(0.005)
-        call.cancel()
-        cancelled = time.monotonic()
-        while await subject.busy_slots():
-            assert time.monotonic() - cancelled < _CANCEL_S, "the backend still computes for nobody"
-            await asyncio.sleep(0.01)
+        for _ in range(_TRIES):
+            call = asyncio.create_task(subject.provider.agenerate(self._long(subject)))
+            computes = 0
+            while not call.done() and not computes:
+                computes = await subject.busy_slots()
+                await asyncio.sleep(0.005)
+            if call.cancel():
+                break
+            await call  # for its error
+        assert not call.done(), _TOO_SHORT
+        await self._until_free(subject.busy_slots)
 
     async def test_a_deadline_is_kept(self, subject: Subject) -> None:
         if not subject.long:
@@ -317,6 +322,15 @@ class ProviderContract:
         with pytest.raises(Error) as caught:
             await subject.elsewhere.agenerate(_greedy(subject.prompt))
         assert caught.value.failover
+
+    async def _until_free(self, busy_slots: Callable[[], Awaitable[int]]) -> None:
+        """Within `_CANCEL_S`; on a machine so busy that the backend takes longer to say it so often, within that."""
+        since, said = time.monotonic(), 0
+        while await busy_slots():
+            said += 1
+            computes = said > _SAID and time.monotonic() - since > _CANCEL_S
+            assert not computes, "the backend still computes for nobody"
+            await asyncio.sleep(0.01)
 
     def _long(self, subject: Subject) -> ChatRequest:
         """A request that keeps a slot busy for as long as the window allows, some 150 tokens being its prompt."""
