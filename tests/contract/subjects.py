@@ -11,9 +11,13 @@ from roundhouse.engines import launch
 from roundhouse.engines.launch import Spawn
 from roundhouse.engines.process import Child, Ready
 from roundhouse.providers.base import Endpoint
+from roundhouse.providers.huggingface import HuggingFaceClient
+from roundhouse.providers.llamacpp import LlamaCppClient
 from tests.conftest import DEMO, VARO, WHO, rag_query
 
-__all__ = ["DEMO_PROMPT", "WINDOW", "child", "endpoint", "huggingface", "llamacpp"]
+__all__ = ["DEMO_PROMPT", "WINDOW", "Pair", "child", "endpoint", "huggingface", "llamacpp"]
+
+Pair = tuple[LlamaCppClient, HuggingFaceClient]
 
 DEMO_PROMPT = rag_query(f"{VARO} Marta Lind works as a baker and lives in Varo.", WHO)
 WINDOW = 512

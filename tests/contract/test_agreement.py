@@ -3,23 +3,20 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from roundhouse.core.chat import ChatRequest, Sampling
-from roundhouse.providers.huggingface import HuggingFaceClient
-from roundhouse.providers.llamacpp import LlamaCppClient
 from tests.conftest import rag_query
-from tests.contract.subjects import child, endpoint, huggingface, llamacpp
+from tests.contract.subjects import Pair
 
 
-async def test_fifty_held_out_answers_are_the_same_in_both(heldout: list[dict[str, Any]]) -> None:
-    async with child(llamacpp()) as one, child(huggingface()) as other:
-        clients = LlamaCppClient(endpoint(one)), HuggingFaceClient(endpoint(other))
-        different = []
-        for row in heldout[::8][:50]:
-            prompt = rag_query(row["context"], row["question"])
-            request = ChatRequest.of(prompt, sampling=Sampling(temperature=0.0, max_tokens=80))
-            first, second = await asyncio.gather(*(client.agenerate(request) for client in clients))
-            if (first.text, first.usage.completion_tokens) != (second.text, second.usage.completion_tokens):
-                different.append((row["question"], first.text, second.text))
-        for client in clients:
-            await client.aclose()
+@pytest.mark.asyncio(loop_scope="package")
+async def test_fifty_held_out_answers_are_the_same_in_both(pair: Pair, heldout: list[dict[str, Any]]) -> None:
+    different = []
+    for row in heldout[::8][:50]:
+        prompt = rag_query(row["context"], row["question"])
+        request = ChatRequest.of(prompt, sampling=Sampling(temperature=0.0, max_tokens=80))
+        first, second = await asyncio.gather(*(client.agenerate(request) for client in pair))
+        if (first.text, first.usage.completion_tokens) != (second.text, second.usage.completion_tokens):
+            different.append((row["question"], first.text, second.text))
     assert not different

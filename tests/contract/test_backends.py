@@ -16,41 +16,17 @@ from roundhouse.providers.ollama import OllamaClient
 from roundhouse.providers.openai_compatible import OpenAICompatibleClient
 from roundhouse.providers.vllm import VLLMClient
 from roundhouse.testing.contract import ProviderContract, Subject
-from tests.contract.subjects import DEMO_PROMPT, WINDOW, child, endpoint, huggingface, llamacpp
+from tests.contract.subjects import DEMO_PROMPT, WINDOW, endpoint
 from tests.fakes.ollama import fake_ollama
 from tests.fakes.vllm import fake_vllm
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 LONG = {"ignore_eos": True}
 QUESTION = "Who built the lighthouse?"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def llamacpp_child() -> AsyncIterator[Ready]:
-    async with child(llamacpp()) as ready:
-        yield ready
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def llamacpp_embeddings() -> AsyncIterator[Ready]:
-    async with child(llamacpp(embeddings=True)) as ready:
-        yield ready
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def huggingface_child() -> AsyncIterator[Ready]:
-    async with child(huggingface()) as ready:
-        yield ready
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def huggingface_embeddings() -> AsyncIterator[Ready]:
-    async with child(huggingface(embeddings=True)) as ready:
-        yield ready
-
-
 class TestLlamaCpp(ProviderContract):
-    @pytest_asyncio.fixture(loop_scope="module")
+    @pytest_asyncio.fixture(loop_scope="package")
     async def subject(self, llamacpp_child: Ready, llamacpp_embeddings: Ready) -> AsyncIterator[Subject]:
         client = LlamaCppClient(endpoint(llamacpp_child))
         embedding = LlamaCppClient(endpoint(llamacpp_embeddings))
@@ -69,7 +45,7 @@ class TestLlamaCpp(ProviderContract):
 
 
 class TestHuggingFace(ProviderContract):
-    @pytest_asyncio.fixture(loop_scope="module")
+    @pytest_asyncio.fixture(loop_scope="package")
     async def subject(self, huggingface_child: Ready, huggingface_embeddings: Ready) -> AsyncIterator[Subject]:
         client = HuggingFaceClient(endpoint(huggingface_child))
         embedding = HuggingFaceClient(endpoint(huggingface_embeddings))
@@ -89,7 +65,7 @@ class TestHuggingFace(ProviderContract):
 class TestOpenAICompatible(ProviderContract):
     """The common client, against llama.cpp's own server."""
 
-    @pytest_asyncio.fixture(loop_scope="module")
+    @pytest_asyncio.fixture(loop_scope="package")
     async def subject(self, llamacpp_child: Ready, llamacpp_embeddings: Ready) -> AsyncIterator[Subject]:
         client = OpenAICompatibleClient(endpoint(llamacpp_child, model="demo"))
         slots = LlamaCppClient(endpoint(llamacpp_child))
@@ -110,7 +86,7 @@ class TestOpenAICompatible(ProviderContract):
 
 
 class TestOllama(ProviderContract):
-    @pytest_asyncio.fixture(loop_scope="module")
+    @pytest_asyncio.fixture(loop_scope="package")
     async def subject(self) -> AsyncIterator[Subject]:
         async with fake_ollama("mistral:7b", window=4096) as ollama:
             client = OllamaClient(Endpoint("t", ollama.url, model="mistral:7b", options={"num_ctx": WINDOW}))
@@ -134,7 +110,7 @@ class TestOllama(ProviderContract):
 
 
 class TestVLLM(ProviderContract):
-    @pytest_asyncio.fixture(loop_scope="module")
+    @pytest_asyncio.fixture(loop_scope="package")
     async def subject(self) -> AsyncIterator[Subject]:
         async with fake_vllm("m", WINDOW) as vllm:
             client = VLLMClient(Endpoint("t", vllm.url, model="m"))
@@ -158,7 +134,7 @@ class TestVLLM(ProviderContract):
 class TestLiveOllama(ProviderContract):
     """`ROUNDHOUSE_LIVE_OLLAMA=http://localhost:11434`, `ROUNDHOUSE_LIVE_OLLAMA_MODEL` (default: mistral:7b)."""
 
-    @pytest_asyncio.fixture(loop_scope="module")
+    @pytest_asyncio.fixture(loop_scope="package")
     async def subject(self) -> AsyncIterator[Subject]:
         url = os.environ["ROUNDHOUSE_LIVE_OLLAMA"]
         model = os.environ.get("ROUNDHOUSE_LIVE_OLLAMA_MODEL", "mistral:7b")

@@ -1,11 +1,10 @@
 """An answer that is cut goes on in another engine of the same model, from the very text; the client sees no seam."""
 
-from collections.abc import AsyncIterator
+import asyncio
 from contextlib import aclosing
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from msgspec import structs
 
 from roundhouse.core.chat import Answer, ChatRequest, Chunks, Message, Sampling, collect
@@ -15,16 +14,14 @@ from roundhouse.core.report import Report
 from roundhouse.engines import launch
 from roundhouse.engines.lifecycle import Engine
 from roundhouse.providers.base import AsyncProvider, LLMProvider
-from roundhouse.providers.huggingface import HuggingFaceClient
-from roundhouse.providers.llamacpp import LlamaCppClient
 from roundhouse.routing.manager import Manager
 from roundhouse.routing.replica import Replica
 from roundhouse.routing.route import Route
 from roundhouse.routing.target import Target
 from tests.conftest import rag_query
-from tests.contract.subjects import DEMO_PROMPT, child, endpoint, huggingface, llamacpp
+from tests.contract.subjects import DEMO_PROMPT, Pair
 
-Pair = tuple[LlamaCppClient, HuggingFaceClient]
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 REQUEST = ChatRequest.of(DEMO_PROMPT, sampling=Sampling(temperature=0.0, max_tokens=60))
 
 
@@ -50,15 +47,6 @@ class Cut(AsyncProvider):
                     raise StreamBroken("cut")
                 given += bool(chunk.text)
                 yield chunk
-
-
-@pytest_asyncio.fixture
-async def pair() -> AsyncIterator[Pair]:
-    async with child(llamacpp()) as one, child(huggingface()) as other:
-        clients = LlamaCppClient(endpoint(one)), HuggingFaceClient(endpoint(other))
-        yield clients
-        for client in clients:
-            await client.aclose()
 
 
 def _manager(first: LLMProvider, second: LLMProvider, model: str = "demo") -> Manager:
@@ -90,10 +78,15 @@ async def _cut_everywhere(pair: Pair, request: ChatRequest) -> None:
     whole = await pair[0].agenerate(request)
     pieces = whole.usage.completion_tokens - 1
     assert pieces > 4
+    at_once = asyncio.Semaphore(4)
+
+    async def cut(first: LLMProvider, second: LLMProvider, after: int) -> tuple[int, Answer, Report]:
+        async with at_once:
+            return after, *await _ask(_manager(Cut(first, after), second), request)
+
     for first, second in (pair, pair[::-1]):
         joined = 0
-        for after in range(1, pieces):
-            answer, report = await _ask(_manager(Cut(first, after), second), request)
+        for after, answer, report in await asyncio.gather(*(cut(first, second, n) for n in range(1, pieces))):
             if not report.seams:  # several tokens made one piece, and the last of them was never cut
                 continue
             assert answer.text == whole.text, f"cut after {after} pieces"
