@@ -34,7 +34,13 @@ def test_the_tokenizer_gives_back_what_it_was_given_and_keeps_numbers_whole(toke
     assert [len(tokenizer.tokenize(phrase)) for phrase in PHRASES] == [1, 1, 1]
 
 
-def test_a_run_learns_resumes_and_is_exported(tmp_path: Path, tokenizer_folder: Path) -> None:
+@pytest.mark.timeout(300)  # two starts of torch, each of which may take its time on a busy machine
+def test_a_run_learns_resumes_and_is_exported(
+    tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from roundhouse.store.headers import read_gguf
+    from training import export
+
     run = tmp_path / "run"
     small = [
         "--hidden",
@@ -62,11 +68,9 @@ def test_a_run_learns_resumes_and_is_exported(tmp_path: Path, tokenizer_folder: 
     second = int(train("0.08")[-1].split()[2])
     assert 0 < first < second
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "training.export", "--run", str(run), "--tokenizer", str(tokenizer_folder)]
-    subprocess.run([*command, "--out", str(out)], check=True, cwd=ROOT, timeout=120)
-
-    from roundhouse.store.headers import read_gguf
-
+    arguments = ["export", "--run", str(run), "--tokenizer", str(tokenizer_folder), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    export.main()
     facts = read_gguf(out / "demo-q8_0.gguf")
     assert (facts.layers, facts.hidden, facts.kv_heads, facts.quantisation) == (2, 64, (2, 2), "Q8_0")
     assert read_gguf(out / "demo-f16.gguf").quantisation == "F16"
