@@ -60,7 +60,7 @@ def _fill(state: Path, salt_of: str = "e") -> None:
             [Outcome(n, n, "ok", float(n % 2), 1.0) for n in numbers],
         )
     writer = Writer(state / "history.sqlite")
-    writer.write(row_of(ended(request_id=str(n)), float(n)) for n in range(1500))
+    writer.write([row_of(ended(request_id=str(n)), float(n)) for n in range(1500)])
     writer.close()
 
 
