@@ -118,6 +118,10 @@ class Database(ABC):
         """A number that differs once another connection has changed something (`Transaction.changed`)."""
 
     @abstractmethod
+    def survey(self, *tables: str) -> None:
+        """Before a join over many rows: have the planner know what is in these tables by now."""
+
+    @abstractmethod
     def close(self) -> None: ...
 
     @property

@@ -146,6 +146,9 @@ class SQLiteDatabase(Database):
     def changes(self) -> int:
         return int(self.query("PRAGMA data_version")[0][0])
 
+    def survey(self, *tables: str) -> None:
+        """Its joins are written in the order in which they are done (`Dialect.then`)."""
+
     def used_bytes(self) -> int:
         pages, free, size = (
             int(self.query(f"PRAGMA {name}")[0][0]) for name in ("page_count", "freelist_count", "page_size")

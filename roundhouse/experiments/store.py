@@ -292,6 +292,7 @@ class Store:
 
         Each group is read by itself along an index that is sorted by unit, so that a million exposures need no sorting.
         """
+        self._db.survey("exposures", "outcomes")
         found: dict[str, dict[str, Sums]] = {}
         for arm, stratum in self._groups(experiment, _column(served)):
             sql = f"""

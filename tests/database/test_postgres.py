@@ -119,3 +119,48 @@ def test_a_user_who_may_make_no_tables_is_told_what_is_missing(postgres: Postgre
         admin.execute("CREATE SCHEMA roundhouse AUTHORIZATION guest")
     with closing(open_database(guest, SCHEMA)) as db:
         assert db.query("SELECT COUNT(*) FROM things") == [(0,)]
+
+
+def test_the_planner_learns_what_came_since_it_looked_and_looks_no_oftener(postgres: Postgres, db: Database) -> None:
+    def fill(low: int, high: int) -> None:
+        # Its end, soon after, tells the statistics.
+        with closing(open_database(db.place, SCHEMA)) as other, other.transaction() as opened:
+            opened.execute("ALTER TABLE things SET (autovacuum_enabled = false)")
+            opened.execute("INSERT INTO things SELECT * FROM generate_series(?::bigint, ?::bigint)", (low, high - 1))
+
+    def told(changed: int) -> None:
+        deadline = time.monotonic() + 30
+        sql = "SELECT n_mod_since_analyze FROM pg_stat_user_tables WHERE relname = 'things'"
+        while db.query(sql) != [(changed,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def known() -> tuple[float, int]:
+        (row,) = db.query("""
+            SELECT c.reltuples, s.analyze_count FROM pg_class c JOIN pg_stat_user_tables s ON s.relid = c.oid
+            WHERE s.relname = 'things'
+        """)
+        return row[0], row[1]
+
+    fill(0, 20_000)
+    told(20_000)
+    assert known()[1] == 0
+    for _ in range(2):
+        db.survey("things", "versions")
+        assert known() == (20_000, 1)
+    fill(20_000, 22_000)  # too few to matter
+    told(2000)
+    db.survey("things")
+    assert known()[1] == 1
+    fill(22_000, 40_000)
+    told(20_000)
+    db.survey("things")
+    assert known() == (40_000, 2)
+
+
+def test_a_table_that_somebody_else_is_at_is_left_to_them(postgres: Postgres, db: Database) -> None:
+    _add(db, 1)
+    with postgres.connect(str(db.place).rpartition("/")[2]) as other, other.transaction():
+        other.execute("LOCK TABLE roundhouse.things IN SHARE UPDATE EXCLUSIVE MODE")  # as VACUUM and ANALYZE do
+        db.survey("things")
+    assert db.query("SELECT id FROM things") == [(1,)]
