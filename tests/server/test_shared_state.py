@@ -158,6 +158,83 @@ def test_keys_limits_routes_and_an_experiment_are_those_of_both_servers(cluster:
     assert [group["names"] for group in stats["groups"]] == [{"route": "default"}]
 
 
+@pytest.mark.timeout(300)  # three servers are started six times
+def test_an_experiment_is_one_for_all_servers_whoever_is_killed_and_whatever_restarts_between(
+    cluster: Cluster, postgres: Postgres
+) -> None:
+    users = [f"user-{number}" for number in range(12)]
+    told = 0
+
+    def arms(machine: int) -> dict[str, str]:
+        """By user; the outcome of each answer is told to the next server."""
+        nonlocal told
+        found = {}
+        for user in users:
+            answer = cluster.ask(machine, user).json()
+            found[user] = _arm(answer)
+            told += cluster.tell((machine + 1) % len(cluster.servers), answer, 1.0).status_code == 200
+        return found
+
+    def command(machine: int, *arguments: str) -> int:
+        config = ("--config", str(cluster.configs[machine]))
+        return cluster.run("experiment", *arguments, *config, machine=machine).returncode
+
+    def all_give(*expected: str) -> None:
+        for machine in range(3):
+            eventually(lambda machine=machine: _arm(cluster.ask(machine, users[0]).json()) in expected)
+
+    def replaced(machine: int) -> None:
+        """Killed, and started anew by whoever looks after that machine."""
+        cluster.servers[machine].process.kill()
+        cluster.servers[machine].process.wait()
+        cluster.servers[machine] = stack.enter_context(serve(cluster.configs[machine]))
+
+    with ExitStack() as stack, closing(Store(cluster.address)) as store:
+
+        def kept() -> tuple[int, float]:
+            outcomes = store.sums("e", "ok").values()
+            return sum(store.counts("e").values()), sum(group.m for arm in outcomes for group in arm.values())
+
+        third = cluster.configs[0].parent.parent / "third"
+        third.mkdir()
+        cluster.configs.append(third / "c.yaml")
+        cluster.configs[2].write_text(cluster.configs[0].read_text())
+        cluster.servers.append(stack.enter_context(serve(cluster.configs[2])))
+
+        assert command(0, "start", "e") == 0
+        all_give("plain", "cold")
+        first = arms(0)
+        assert set(first.values()) == {"plain", "cold"}
+        eventually(lambda: kept() == (12, told))
+        replaced(0)
+        assert [arms(machine) for machine in (0, 1)] == [first, first]
+
+        postgres.stop(signal.SIGKILL)
+        assert [arms(machine) for machine in (2, 1)] == [first, first]
+        assert command(1, "stop", "e") == 1  # it says so, and nothing has changed
+        replaced(2)  # with what waited on its disk, and without the database
+        assert arms(2) == first
+        postgres.start()
+        eventually(lambda: kept() == (12, told))
+        assert told == 12 * 6
+        assert arms(0) == first
+        eventually(lambda: kept() == (12, 12 * 7))
+
+        assert command(1, "stop", "e", "--promote", "cold") == 0
+        all_give("cold")
+        replaced(1)
+        for machine in range(3):
+            assert set(arms(machine).values()) == {"cold"}
+
+        with ThreadPoolExecutor(2) as pool:  # of two administrators one is told that it is over
+            assert sorted(pool.map(lambda machine: command(machine, "stop", "e"), (0, 2))) == [0, 1]
+        all_give("")
+        assert command(2, "start", "e") == 0
+        all_give(first[users[0]])
+        assert [arms(machine) for machine in range(3)] == [first] * 3
+        eventually(lambda: kept() == (12, 12 * 10))
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT], ids=["killed", "immediate"])
 def test_its_death_under_load_fails_no_request_and_loses_nothing(
     cluster: Cluster, postgres: Postgres, how: signal.Signals
