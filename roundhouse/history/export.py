@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import os
-import tempfile
+import io
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from roundhouse.core.errors import InvalidRequest, MissingExtra
+from roundhouse.core.files import replacing
 from roundhouse.database import Place, Row
 from roundhouse.history.question import Question
 from roundhouse.history.store import COLUMNS, reading
@@ -30,37 +29,22 @@ def export(place: Place, question: Question, out: Path) -> int:
     Raises `InvalidRequest` for another ending or a place that cannot be written, `MissingExtra` without pyarrow,
     `StoreError` for a history that cannot be read.
     """
-    writers: dict[str, Callable[[Path, Batches], int]] = {".csv": _csv, ".parquet": _parquet}
+    writers: dict[str, Callable[[BinaryIO, Batches], int]] = {".csv": _csv, ".parquet": _parquet}
     write = writers.get(out.suffix.lower())
     if write is None:
         raise InvalidRequest(f"{out}: the file's name must end in .csv or .parquet", param="out")
     if write is _parquet:
         _pyarrow()
     try:
-        handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-        os.close(handle)
-        try:
-            count = write(Path(name), _batches(place, question))
-            Path(name).chmod(0o644)
-            Path(name).replace(out)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
+        with replacing(out) as file:
+            return write(file, _batches(place, question))
     except OSError as error:
         raise InvalidRequest(f"{out} cannot be written: {error.strerror or error}", param="out") from error
-    return count
 
 
 def print_rows(place: Place, question: Question, file: TextIO) -> int:
     """The same as CSV into an open file."""
-    writer = csv.writer(file)
-    writer.writerow(COLUMNS)
-    count = 0
-    for rows in _batches(place, question):
-        writer.writerows(rows)
-        count += len(rows)
-    return count
+    return _lines(file, _batches(place, question))
 
 
 def _batches(place: Place, question: Question) -> Batches:
@@ -70,20 +54,25 @@ def _batches(place: Place, question: Question) -> Batches:
         yield from db.batches(sql, question.values, _AT_ONCE)
 
 
-def _csv(out: Path, batches: Batches) -> int:
+def _csv(out: BinaryIO, batches: Batches) -> int:
+    text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
+    try:
+        return _lines(text, batches)
+    finally:
+        text.detach()  # which is somebody else's to close
+
+
+def _lines(file: TextIO, batches: Batches) -> int:
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
     count = 0
-    with out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for rows in batches:
-            writer.writerows(rows)
-            count += len(rows)
-        file.flush()
-        os.fsync(file.fileno())
+    for rows in batches:
+        writer.writerows(rows)
+        count += len(rows)
     return count
 
 
-def _parquet(out: Path, batches: Batches) -> int:
+def _parquet(out: BinaryIO, batches: Batches) -> int:
     """One row group for each batch, so that memory does not grow with the history."""
     arrow, parquet = _pyarrow()
     kinds = {name: arrow.int64() for name in _WHOLE} | {"at": arrow.float64()}

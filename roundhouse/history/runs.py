@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from roundhouse.core.errors import StoreError
-from roundhouse.core.files import sync_folder
+from roundhouse.core.files import making_folder
 
 __all__ = ["MOST", "Kept", "keep", "kept", "report_of"]
 
@@ -39,16 +39,14 @@ def keep(folder: Path, began: str, results: bytes, summary: Mapping[str, Any], r
     """Add a run that began then (ISO 8601, UTC), and remove the oldest beyond `MOST`. Raises `StoreError`."""
     stamp = re.sub(r"[^0-9T]", "", began)[:15]
     number = f"{stamp}-{secrets.token_hex(3)}"
-    aside, place = folder / f".{number}", folder / number
+    place = folder / number
     try:
-        aside.mkdir(parents=True)
-        (aside / "results.json").write_bytes(results)
-        (aside / "summary.json").write_bytes(msgspec.json.encode(summary))
-        (aside / "report.html").write_text(report, encoding="utf-8")
-        aside.rename(place)
-        sync_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with making_folder(place) as aside:
+            (aside / "results.json").write_bytes(results)
+            (aside / "summary.json").write_bytes(msgspec.json.encode(summary))
+            (aside / "report.html").write_text(report, encoding="utf-8")
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise StoreError(f"the run cannot be kept in {folder}: {error}", path=str(folder)) from error
     for old in _ids(folder)[MOST:]:
         shutil.rmtree(folder / old, ignore_errors=True)

@@ -10,15 +10,13 @@ rename, so that a reader never sees half of either.
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from roundhouse.core.errors import TemplateError
-from roundhouse.core.files import locked, write_atomically
+from roundhouse.core.files import locked, making_folder, write_atomically
 from roundhouse.prompts.catalog import Catalog
 from roundhouse.prompts.files import read_folder
 from roundhouse.prompts.prompt import Prompt
@@ -123,13 +121,11 @@ def _keep(folder: Path, prompt: Prompt) -> None:
     """The files of `prompt` and all partials, written aside and then renamed into place."""
     place = folder / VERSIONS / f"{prompt.name}@{prompt.version}"
     place.parent.mkdir(exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=place.parent, prefix=".new-"))
     try:
-        for path, text in files_of(prompt).items():
-            (aside / path).parent.mkdir(exist_ok=True)
-            (aside / path).write_text(text, encoding="utf-8", newline="")
-        aside.rename(place)
+        with making_folder(place, 0o700) as aside:
+            for path, text in files_of(prompt).items():
+                (aside / path).parent.mkdir(exist_ok=True)
+                (aside / path).write_text(text, encoding="utf-8", newline="")
     except OSError:
-        shutil.rmtree(aside, ignore_errors=True)
         if not place.is_dir():  # another process has kept the same version
             raise

@@ -5,15 +5,13 @@ that `shelf` reads: a version never changes, and what the labels were last count
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import yaml
 
 from roundhouse.core.errors import StoreError, TemplateError
-from roundhouse.core.files import locked, write_atomically
+from roundhouse.core.files import locked, making_folder, write_atomically
 from roundhouse.database import Place, Schema, open_database
 from roundhouse.prompts.shelf import LABELS, LOCK, VERSIONS, checked_label, files_of, open_shelf
 
@@ -103,15 +101,10 @@ def mirror(table: PromptTable, copy: Path) -> None:
 
 
 def _write(place: Path, files: Mapping[str, str]) -> None:
-    aside = Path(tempfile.mkdtemp(dir=place.parent, prefix=".new-"))
-    try:
+    with making_folder(place, 0o700) as aside:
         for path, text in files.items():
             if not _FILE.match(path):
                 raise TemplateError(f"{place.name} has a file with an odd name in the database: {path!r}")
             target = aside / PurePosixPath(path)
             target.parent.mkdir(exist_ok=True)
             target.write_text(text, encoding="utf-8", newline="")
-        aside.rename(place)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
