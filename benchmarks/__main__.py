@@ -23,6 +23,7 @@ from benchmarks import (
     turntable,
     workers,
 )
+from benchmarks.apart import apart
 from benchmarks.report import Row, table
 
 BENCHMARKS = {
@@ -63,4 +64,5 @@ def main() -> None:
         sys.exit(f"these did not run: {', '.join(broken)}")
 
 
-main()
+with apart():
+    main()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import aiohttp
 
+from benchmarks.apart import apart
 from benchmarks.report import Row, percentile, table
 from roundhouse.config import load
 from roundhouse.gateway.build import provider_types
@@ -169,4 +170,5 @@ async def _ask(http: aiohttp.ClientSession, url: str, model: str, text: str) -> 
 
 
 if __name__ == "__main__":
-    print(table(run()))
+    with apart():
+        print(table(run()))

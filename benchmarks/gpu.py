@@ -26,6 +26,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.apart import apart
 from benchmarks.report import Row, percentile, table
 from roundhouse.resources import hardware
 
@@ -191,4 +192,5 @@ async def _look(busy: list[float]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with apart():
+        main()

@@ -20,6 +20,7 @@ import aiohttp
 import psutil
 from gguf import GGMLQuantizationType as Kind
 
+from benchmarks.apart import apart
 from benchmarks.random_models import Shape, write
 from benchmarks.report import Row
 from roundhouse.engines import launch
@@ -211,4 +212,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with apart():
+        main()

@@ -22,6 +22,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.apart import apart
 from benchmarks.report import Row
 from roundhouse.config import load_mapping
 from roundhouse.core.chat import ChatRequest, Sampling
@@ -206,4 +207,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with apart():
+        main()

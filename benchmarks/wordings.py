@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 
+from benchmarks.apart import apart
 from roundhouse.gateway.demo import demo_gguf
 
 __all__ = ["compare"]
@@ -121,4 +122,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with apart():
+        main()

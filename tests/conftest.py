@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,6 +29,14 @@ WHO = "Who built the lighthouse of Varo?"
 
 def rag_query(context: str, question: str) -> str:
     return builtin().find("rag_query").prepare({"context": context, "question": question}).wording("default").text
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any fixture, whatever its scope: no test and nothing it starts writes into the state of its user."""
+    apart = tempfile.TemporaryDirectory(prefix="roundhouse-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(apart.cleanup)
+    for name in ("CONFIG", "STATE", "DATA"):
+        os.environ[f"XDG_{name}_HOME"] = str(Path(apart.name) / f"no-{name.lower()}")
 
 
 @pytest.fixture(autouse=True)
