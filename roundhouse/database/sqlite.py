@@ -13,15 +13,20 @@ from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
-from roundhouse.core.errors import StoreError
+from roundhouse.core.errors import DiskFull, StoreError
 from roundhouse.database.dialect import SQLITE
 from roundhouse.database.seam import Damaged, Database, Row, Schema, Transaction, Unavailable
 
 __all__ = ["SQLiteDatabase", "Tuning"]
 
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _AGAIN_S = 0.01
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_KINDS: dict[int, type[StoreError]] = {
+    sqlite3.SQLITE_CORRUPT: Damaged,
+    sqlite3.SQLITE_NOTADB: Damaged,
+    sqlite3.SQLITE_FULL: DiskFull,
+    **dict.fromkeys(_BUSY, Unavailable),
+}
 # Rows of one statement. Each statement gives the interpreter's lock away and waits to have it back: at one a row, a
 # busy event loop lost more to that than the rows themselves cost (docs/performance.md).
 _ROWS = 50
@@ -29,10 +34,16 @@ _ROWS = 50
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """`before`: pragmas that count only for a file that is still empty; `pragmas`: those of every connection."""
+    """`before`: pragmas that count only for a file that is still empty; `pragmas`: those of every connection.
+
+    `application`: the mark by which a file says whose it is (`PRAGMA application_id`); one that has tables and another
+    mark is left as it is. `rights`: of a new file, less the process's umask.
+    """
 
     before: tuple[str, ...] = ()
     pragmas: tuple[str, ...] = ()
+    application: int = 0
+    rights: int = 0o600
 
 
 @lru_cache(maxsize=64)
@@ -77,8 +88,8 @@ class _Open(Transaction):
 
 
 class SQLiteDatabase(Database):
-    """The version of the schema is the file's `user_version`. A new file is its owner's alone, and so are its journals,
-    to which SQLite gives the same rights.
+    """The version of the schema is the file's `user_version`. A new file is its owner's alone, unless `tuning` says
+    else, and so are its journals, to which SQLite gives the same rights.
     """
 
     dialect = SQLITE
@@ -89,7 +100,7 @@ class SQLiteDatabase(Database):
         self.schema = schema
         self._lock = threading.RLock()
         try:
-            self._db = self._read_only(limit_s) if read_only else self._writable(limit_s)
+            self._db = self._read_only(limit_s) if read_only else self._writable(limit_s, tuning.rights)
         except (OSError, sqlite3.Error) as error:
             raise self._error(error, "opened") from error
         try:
@@ -104,9 +115,9 @@ class SQLiteDatabase(Database):
             self._db.close()
             raise
 
-    def _writable(self, limit_s: float) -> sqlite3.Connection:
+    def _writable(self, limit_s: float, rights: int) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, rights))
         db = sqlite3.connect(self.path, timeout=limit_s, isolation_level=None, check_same_thread=False)
         self._inode = self.path.stat().st_ino
         return db
@@ -179,8 +190,10 @@ class SQLiteDatabase(Database):
                 raise self._error(error, what) from error
 
     def _prepare(self, tuning: Tuning, deadline: float) -> None:
+        if tuning.application:
+            self._claim(tuning.application, deadline)
         for pragma in (*tuning.before, "journal_mode=WAL", "synchronous=NORMAL", *tuning.pragmas):
-            self._set(pragma, deadline)
+            self._patiently(f"PRAGMA {pragma}", deadline)
         steps = len(self.schema.steps)
         if self._version() > steps:
             raise self.newer()
@@ -189,16 +202,25 @@ class SQLiteDatabase(Database):
                 if self._version() == number:  # another process may have done it while this one waited for its turn
                     for statement in self.schema.statements(number, self.dialect):
                         opened.execute(statement)
+                    if tuning.application:
+                        opened.execute(f"PRAGMA application_id = {tuning.application}")
                     opened.execute(f"PRAGMA user_version = {number + 1}")
 
-    def _set(self, pragma: str, deadline: float) -> None:
+    def _claim(self, application: int, deadline: float) -> None:
+        # In this order: another process may make both, in one transaction, between the two looks.
+        tables = self._patiently("SELECT COUNT(*) FROM sqlite_master", deadline)[0][0]
+        mark = self._patiently("PRAGMA application_id", deadline)[0][0]
+        if tables and mark != application:
+            said = f"{self.path} is a database, but not one of {self.schema.part}"
+            raise StoreError(said, path=str(self.path))
+
+    def _patiently(self, sql: str, deadline: float) -> list[Row]:
         """Of several that open a new file at once, SQLite lets one change its mode and refuses the others without a
         wait, whatever their limit is (sqlite.org/wal.html, "Sometimes Queries Return SQLITE_BUSY In WAL Mode").
         """
         while True:
             try:
-                self._db.execute(f"PRAGMA {pragma}").fetchall()
-                return
+                return self._db.execute(sql).fetchall()
             except sqlite3.OperationalError as error:
                 if (error.sqlite_errorcode & 0xFF) not in _BUSY or time.monotonic() >= deadline:
                     raise
@@ -216,5 +238,4 @@ class SQLiteDatabase(Database):
 
     def _error(self, error: Exception, what: str) -> StoreError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        kind = Damaged if code in _DAMAGE else Unavailable if code in _BUSY else StoreError
-        return kind(f"{self.path} cannot be {what}: {error}", path=str(self.path))
+        return _KINDS.get(code, StoreError)(f"{self.path} cannot be {what}: {error}", path=str(self.path))

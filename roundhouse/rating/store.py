@@ -7,27 +7,27 @@ is undone is marked so. The schema carries its version. The file says by its app
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
-from roundhouse.core.errors import DiskFull, InvalidRequest, StoreError
+from roundhouse.core.errors import InvalidRequest, StoreError
+from roundhouse.database import Schema, Transaction, open_database
+from roundhouse.database.sqlite import Tuning
 from roundhouse.rating.answers import Question, Rated
 from roundhouse.rating.judgement import Comparison, Judgement, Outcome
 
 __all__ = ["Design", "Store", "is_ratings"]
 
 _BUSY_S = 10.0
-_AGAIN_S = 0.01
 _MAGIC = b"SQLite format 3\0"
-_APPLICATION = 0x52485254  # "RHRT"
-_MIGRATIONS = (
-    """
+# A judgement is hard to get again: it is to be there after a loss of power, too. The file may be read as answers may.
+_TUNING = Tuning(pragmas=("synchronous=FULL",), application=0x52485254, rights=0o666)  # "RHRT"
+_SCHEMA = Schema(
+    "ratings",
+    (
+        """
     CREATE TABLE design (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
     CREATE TABLE questions (id TEXT PRIMARY KEY, messages TEXT NOT NULL, context TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE answers (
@@ -43,6 +43,7 @@ _MIGRATIONS = (
     );
     CREATE UNIQUE INDEX judgements_alive ON judgements (comparison, rater) WHERE undone IS NULL;
     """,
+    ),
 )
 
 
@@ -75,31 +76,24 @@ class Store:
 
     def __init__(self, path: Path, design: Design | None = None) -> None:
         self.path = path
-        self._lock = threading.Lock()
         if design is None and not path.is_file():
             raise InvalidRequest(f"there are no ratings at {path}; `roundhouse rate open` makes them", param="ratings")
+        self._db = open_database(path, _SCHEMA, limit_s=_BUSY_S, tuning=_TUNING)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{path} cannot be opened: {error}", path=str(path)) from error
-        try:
-            self._prepare()
             self.design = self._designed(design)
         except BaseException:
             self._db.close()
             raise
 
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
     def add(self, rated: Iterable[Rated]) -> int:
         """Take up questions and answers, all or none; gives how many comparisons are new. What is there already stays.
 
         Raises `InvalidRequest` for an answer or a question that stands there with another text.
         """
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             before = _count(db)
             for one in rated:
                 self._add(db, one)
@@ -120,15 +114,15 @@ class Store:
             INSERT OR IGNORE INTO judgements (comparison, rater, outcome, "left", note, seconds, at)
             VALUES (?, ?, ?, ?, ?, ?, ?)
         """
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             said = None if outcome is None else outcome.value
-            return db.execute(sql, (comparison.id, rater, said, left, note, seconds, at)).rowcount == 1
+            return db.execute(sql, (comparison.id, rater, said, left, note, seconds, at)) == 1
 
     def undo(self, rater: str, at: float) -> Judgement | None:
         """Take back the rater's last judgement; None = there is none."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             sql = f"{_JUDGEMENTS} AND j.rater = ? ORDER BY j.id DESC LIMIT 1"
-            rows = db.execute(sql, (rater,)).fetchall()
+            rows = db.query(sql, (rater,))
             if not rows:
                 return None
             db.execute("UPDATE judgements SET undone = ? WHERE id = ?", (at, rows[0][0]))
@@ -137,58 +131,60 @@ class Store:
     def unskip(self, rater: str, at: float) -> int:
         """Have what the rater skipped come again; gives how much that is."""
         sql = "UPDATE judgements SET undone = ? WHERE rater = ? AND outcome IS NULL AND undone IS NULL"
-        with self._transaction() as db:
-            return db.execute(sql, (at, rater)).rowcount
+        with self._db.transaction() as db:
+            return db.execute(sql, (at, rater))
 
     def variants(self) -> list[str]:
-        return [row[0] for row in self._query("SELECT DISTINCT variant FROM answers ORDER BY variant")]
+        return [row[0] for row in self._db.query("SELECT DISTINCT variant FROM answers ORDER BY variant")]
 
     def comparisons(self) -> list[Comparison]:
         """All that are to be judged; two answers with the same text are not."""
         sql = "SELECT id, question, first, second FROM comparisons WHERE same = 0 ORDER BY id"
-        return [Comparison(*row) for row in self._query(sql)]
+        return [Comparison(*row) for row in self._db.query(sql)]
 
     def count(self) -> int:
         """Of the comparisons that are to be judged."""
-        return int(self._query("SELECT COUNT(*) FROM comparisons WHERE same = 0")[0][0])
+        return int(self._db.query("SELECT COUNT(*) FROM comparisons WHERE same = 0")[0][0])
 
     def skipped(self, rater: str) -> int:
         sql = "SELECT COUNT(*) FROM judgements WHERE rater = ? AND outcome IS NULL AND undone IS NULL"
-        return int(self._query(sql, (rater,))[0][0])
+        return int(self._db.query(sql, (rater,))[0][0])
 
     def identical(self) -> dict[tuple[str, str], int]:
         """How many questions two variants answered with the same text, by pair."""
         sql = "SELECT first, second, COUNT(*) FROM comparisons WHERE same = 1 GROUP BY first, second"
-        return {(first, second): number for first, second, number in self._query(sql)}
+        return {(first, second): number for first, second, number in self._db.query(sql)}
 
     def judged(self) -> list[tuple[int, str]]:
         """Comparison and rater of every judgement or skip that stands."""
-        return self._query("SELECT comparison, rater FROM judgements WHERE undone IS NULL")
+        return [
+            (row[0], row[1]) for row in self._db.query("SELECT comparison, rater FROM judgements WHERE undone IS NULL")
+        ]
 
     def judgements(self) -> list[Judgement]:
         """Every judgement or skip that stands, in the order in which they were made."""
-        return [_judgement(row) for row in self._query(f"{_JUDGEMENTS} ORDER BY j.id")]
+        return [_judgement(row) for row in self._db.query(f"{_JUDGEMENTS} ORDER BY j.id")]
 
     def question(self, number: str) -> Question:
-        (row,) = self._query("SELECT id, messages, context FROM questions WHERE id = ?", (number,))
+        (row,) = self._db.query("SELECT id, messages, context FROM questions WHERE id = ?", (number,))
         return _question(row)
 
     def questions(self) -> dict[str, Question]:
-        return {row[0]: _question(row) for row in self._query("SELECT id, messages, context FROM questions")}
+        return {row[0]: _question(row) for row in self._db.query("SELECT id, messages, context FROM questions")}
 
     def answers(self, question: str) -> dict[str, str]:
         """Of one question, by variant."""
-        return dict(self._query("SELECT variant, text FROM answers WHERE question = ?", (question,)))
+        return dict(self._db.query("SELECT variant, text FROM answers WHERE question = ?", (question,)))
 
-    def _add(self, db: sqlite3.Connection, rated: Rated) -> None:
+    def _add(self, db: Transaction, rated: Rated) -> None:
         question = rated.question
         told = (question.id, json.dumps(question.messages, ensure_ascii=False), question.context)
         db.execute("INSERT OR IGNORE INTO questions VALUES (?, ?, ?)", told)
-        if db.execute("SELECT * FROM questions WHERE id = ?", (question.id,)).fetchone() != told:
+        if db.query("SELECT * FROM questions WHERE id = ?", (question.id,)) != [told]:
             raise self._other(f'the question "{question.id}"')
         for variant, text in rated.answers.items():
             db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (question.id, variant, text))
-        answers = dict(db.execute("SELECT variant, text FROM answers WHERE question = ?", (question.id,)))
+        answers: dict[str, str] = dict(db.query("SELECT variant, text FROM answers WHERE question = ?", (question.id,)))
         for variant, text in rated.answers.items():
             if answers[variant] != text:
                 raise self._other(f'the answer of "{variant}" to "{question.id}"')
@@ -200,81 +196,16 @@ class Store:
         said = f"{what} has another text in {self.path}, which holds what was rated; name another file by --into"
         return InvalidRequest(said, param="answers")
 
-    def _prepare(self) -> None:
-        try:
-            self._db.execute(f"PRAGMA busy_timeout = {int(_BUSY_S * 1000)}")
-            # In this order: another process may make both, in one transaction, between the two looks.
-            (tables,) = self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-            (mark,) = self._db.execute("PRAGMA application_id").fetchone()
-            if mark != _APPLICATION and tables:
-                raise StoreError(f"{self.path} is a database, but not one of ratings", path=str(self.path))
-            self._log_ahead()
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._migrate()
-        except sqlite3.Error as error:
-            raise self._failed(error, "cannot be used") from error
-
-    def _log_ahead(self) -> None:
-        """SQLite does not wait by itself for another process that changes the mode at the same moment."""
-        until = time.monotonic() + _BUSY_S
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                    raise
-                time.sleep(_AGAIN_S)
-
-    def _migrate(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version > len(_MIGRATIONS):
-            raise StoreError(f"{self.path} was written by a newer Roundhouse; use that one", path=str(self.path))
-        for number in range(version, len(_MIGRATIONS)):
-            with self._transaction() as db:
-                # Another process may have done it while this one waited for its turn.
-                if db.execute("PRAGMA user_version").fetchone()[0] == number:
-                    for statement in _MIGRATIONS[number].split(";"):
-                        db.execute(statement)
-                    db.execute(f"PRAGMA application_id = {_APPLICATION}")
-                    db.execute(f"PRAGMA user_version = {number + 1}")
-
     def _designed(self, design: Design | None) -> Design:
         """That of the file. Raises `InvalidRequest` if it is not the one that is asked for."""
         if design is not None:
-            with self._transaction() as db:
-                if not db.execute("SELECT COUNT(*) FROM design").fetchone()[0]:
-                    db.executemany("INSERT INTO design VALUES (?, ?)", asdict(design).items())
-        kept: dict[str, float] = dict(self._query("SELECT key, value FROM design"))
+            with self._db.transaction() as db:
+                if not db.query("SELECT COUNT(*) FROM design")[0][0]:
+                    db.insert_many("design", list(asdict(design).items()))
+        kept: dict[str, float] = dict(self._db.query("SELECT key, value FROM design"))
         if not kept:
             raise StoreError(f"{self.path} was begun and never filled; remove it", path=str(self.path))
         return Design(int(kept["seed"]), kept["alpha"], kept["margin"], kept["overlap"])
-
-    def _query(self, sql: str, values: Sequence[object] = ()) -> list[tuple]:  # type: ignore[type-arg]
-        try:
-            with self._lock:
-                return self._db.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise self._failed(error, "cannot be read") from error
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                raise self._failed(error, "cannot be written") from error
-
-    def _failed(self, error: sqlite3.Error, said: str) -> StoreError:
-        kind = DiskFull if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL else StoreError
-        return kind(f"{self.path} {said}: {error}", path=str(self.path))
 
 
 _JUDGEMENTS = """
@@ -294,6 +225,5 @@ def _question(row: Sequence[str]) -> Question:
     return Question(number, tuple((role, text) for role, text in json.loads(messages)), context)
 
 
-def _count(db: sqlite3.Connection) -> int:
-    (number,) = db.execute("SELECT COUNT(*) FROM comparisons").fetchone()
-    return int(number)
+def _count(db: Transaction) -> int:
+    return int(db.query("SELECT COUNT(*) FROM comparisons")[0][0])

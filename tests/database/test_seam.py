@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import pytest
 
-from roundhouse.core.errors import StoreError
+from roundhouse.core.errors import DiskFull, StoreError
 from roundhouse.database import Address, Database, Newer, Place, Refused, Schema, open_database
 from roundhouse.database.dialect import POSTGRES, SQLITE
 
@@ -136,6 +136,18 @@ def test_postgresql_refuses_what_is_no_text(place: Place, opened: Opened) -> Non
     with pytest.raises(Refused):
         _add(db, 1, "a\0b")
     assert db.query("SELECT COUNT(*) FROM things") == [(0,)]
+
+
+def test_a_full_disk_is_said_and_what_is_there_stays(place: Place, opened: Opened) -> None:
+    db = opened()
+    if isinstance(place, Address):
+        pytest.skip("the disk of a server is somebody else's")
+    _add(db, 1)
+    pages = db.query("PRAGMA page_count")[0][0]
+    db.query(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(DiskFull, match="full"):
+        _add(db, 2, "x" * 100_000)
+    assert db.query("SELECT id FROM things") == [(1,)]
 
 
 def test_changes_are_noticed_by_other_connections_and_only_once_they_are_there(opened: Opened) -> None:

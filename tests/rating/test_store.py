@@ -145,11 +145,11 @@ for one in store.comparisons():
 
 def test_a_full_disk_is_said_and_leaves_what_is_there(path: Path) -> None:
     store = filled(path)
-    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
-    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    pages = store._db.query("PRAGMA page_count")[0][0]
+    store._db.query(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(DiskFull, match="cannot be written"):
         store.add([rated(7, a="x" * 100_000, b="y")])
-    store._db.execute("PRAGMA max_page_count = 100000")
+    store._db.query("PRAGMA max_page_count = 100000")
     assert len(store.questions()) == 4
     assert judge(store, 0, "ada", Outcome.FIRST)
 
@@ -169,7 +169,7 @@ def test_files_that_are_no_ratings_are_refused_and_left_alone(path: Path, tmp_pa
         Store(other, Design())
     newer = tmp_path / "newer.ratings"
     store = filled(newer)
-    store._db.execute("PRAGMA user_version = 99")
+    store._db.query("PRAGMA user_version = 99")
     store.close()
     with pytest.raises(StoreError, match="newer Roundhouse"):
         Store(newer)
