@@ -14,8 +14,8 @@ class Dialect:
 
     `then`: a join in the order as it is written. `now`: seconds since 1970 by the database's own clock. `least`: the
     function that gives the smaller of two values. `for_update`: after a query in a transaction, so that nobody else
-    changes its rows before the end; a file has one writer at a time anyway. `times`: day, hour and minute (UTC) of a
-    column `at`, as text.
+    changes its rows before the end; a file has one writer at a time anyway. `for_update_unheld`: the same, without the
+    rows that somebody else is at. `times`: day, hour and minute (UTC) of a column `at`, as text.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Dialect:
     now: str
     least: str
     for_update: str
+    for_update_unheld: str
     times: Mapping[str, str]
 
 
@@ -40,6 +41,7 @@ SQLITE = Dialect(
     now="(julianday('now') - 2440587.5) * 86400.0",
     least="MIN",
     for_update="",
+    for_update_unheld="",
     times={
         "day": "strftime('%Y-%m-%d', at, 'unixepoch')",
         "hour": "strftime('%Y-%m-%dT%H:00Z', at, 'unixepoch')",
@@ -61,6 +63,7 @@ POSTGRES = Dialect(
     now="EXTRACT(EPOCH FROM clock_timestamp())::DOUBLE PRECISION",
     least="LEAST",
     for_update="FOR UPDATE",
+    for_update_unheld="FOR UPDATE SKIP LOCKED",
     times={
         "day": f"to_char({_UTC}, 'YYYY-MM-DD')",
         "hour": f"""to_char({_UTC}, 'YYYY-MM-DD"T"HH24":00Z"')""",

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from operator import itemgetter
 
 from roundhouse.core.errors import InvalidRequest
 from roundhouse.core.machine import InvalidTransition, Machine
@@ -211,21 +212,20 @@ class Store:
 
     def write(self, exposures: Sequence[Exposure], outcomes: Sequence[Outcome]) -> None:
         """All of them or none. A later outcome of one metric takes the place of an earlier one."""
+        rows = [
+            (e.id, e.experiment, e.unit, e.arm, e.served, e.stratum, e.probability, e.covariate, e.at)
+            for e in exposures
+        ]
         known = [(o.unit, o.exposure, o.metric, o.value, o.at) for o in outcomes if o.unit is not None]
         early = [(o.exposure, o.metric, o.value, o.at) for o in outcomes if o.unit is None]
-        with self._db.transaction() as db:
-            rows = [
-                (e.id, e.experiment, e.unit, e.arm, e.served, e.stratum, e.probability, e.covariate, e.at)
-                for e in exposures
-            ]
-            db.insert_many("exposures", rows, "ON CONFLICT DO NOTHING")
-            db.insert_many("outcomes", known, _LATER)
+        with self._db.transaction() as db:  # each table in one order, so that two servers never wait for each other
+            db.insert_many("exposures", sorted(rows, key=itemgetter(0)), "ON CONFLICT DO NOTHING")
             if early:
-                db.insert_many("early", early, _LATER_EARLY)
+                db.insert_many("early", sorted(early, key=itemgetter(0, 1)), _LATER_EARLY)
                 db.execute("DELETE FROM early WHERE at < ?", (max(row[3] for row in early) - _EARLY_S,))
-            if arrived := db.query(_ARRIVED):
-                db.insert_many("outcomes", arrived, _LATER)
-                db.execute_many("DELETE FROM early WHERE exposure = ? AND metric = ?", [row[1:3] for row in arrived])
+            arrived = db.query(f"{_ARRIVED} {db.dialect.for_update_unheld}")
+            db.insert_many("outcomes", sorted([*known, *arrived], key=itemgetter(0, 1, 2)), _LATER)
+            db.execute_many("DELETE FROM early WHERE exposure = ? AND metric = ?", [row[1:3] for row in arrived])
 
     def bring(self, other: Store) -> tuple[int, list[str]]:
         """Take over what `other` has and this one lacks; gives how many exposures were read, and which experiments were

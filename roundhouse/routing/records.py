@@ -90,6 +90,7 @@ class RouteTable:
 
     def write(self, scope: str, records: Iterable[Record]) -> None:
         """Of two for one route the later one stays."""
+        in_order = sorted(records, key=lambda one: one.route)  # so that two servers never wait for each other
         with self._db.transaction() as db:
             db.execute_many(
                 """
@@ -97,7 +98,7 @@ class RouteTable:
                 SET configured = excluded.configured, tiers = excluded.tiers, at = excluded.at
                 WHERE excluded.at >= routes.at
                 """,
-                [(scope, one.route, one.configured, json.dumps(one.tiers), one.at) for one in records],
+                [(scope, one.route, one.configured, json.dumps(one.tiers), one.at) for one in in_order],
             )
 
     def exchange_hints(self, server: str, own: Iterable[Hint]) -> list[Hint]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
+from random import Random
+from threading import Barrier
 from typing import TypeAlias
 
 import pytest
@@ -246,3 +248,29 @@ def test_an_analysis_is_planned_by_the_rows_that_came_just_now(postgres: Postgre
         assert store.sums("e", "ok")["a"]["1:m"].units == 3000
         sizes = store._db.query("SELECT relname, reltuples FROM pg_class WHERE relname IN ('exposures', 'outcomes')")
         assert dict(sizes) == {"exposures": 3000, "outcomes": 3000}
+
+
+def test_servers_that_are_told_the_same_outcomes_in_any_order_do_not_hold_each_other_up(opened: Opened) -> None:
+    """PostgreSQL ends one of two that wait for each other's rows, after a second in which both have waited."""
+    exposures = [_exposure(number) for number in range(1, 201)]
+    stores = [opened() for _ in range(4)]
+    ready = Barrier(4)
+
+    def told(number: int) -> None:
+        rng = Random(number)
+        for turn in range(10):
+            known = [Outcome(n, n, "ok", 1.0, float(turn)) for n in range(1, 101)]
+            early = [Outcome(None, n, "ok", 1.0, float(turn)) for n in range(101, 201)]
+            come = exposures if turn > 4 else exposures[:100]
+            ready.wait(60)
+            try:
+                stores[number].write(rng.sample(come, len(come)), rng.sample([*known, *early], 200))
+            except StoreError:
+                ready.abort()
+                raise
+
+    with ThreadPoolExecutor(4) as pool:
+        for one in [pool.submit(told, number) for number in range(4)]:
+            one.result()
+    assert sum(sums.y for sums in stores[0].sums("e", "ok")["a"].values()) == 200
+    assert stores[0]._db.query("SELECT COUNT(*) FROM early") == [(0,)]
