@@ -227,6 +227,11 @@ class Store:
             db.insert_many("outcomes", sorted([*known, *arrived], key=itemgetter(0, 1, 2)), _LATER)
             db.execute_many("DELETE FROM early WHERE exposure = ? AND metric = ?", [row[1:3] for row in arrived])
 
+    def settle(self) -> None:
+        """Of an outcome and its exposure that two servers wrote at the same moment neither saw the other's."""
+        if self._db.query("SELECT exposure FROM early LIMIT 1"):
+            self.write([], [])
+
     def bring(self, other: Store) -> tuple[int, list[str]]:
         """Take over what `other` has and this one lacks; gives how many exposures were read, and which experiments were
         left out, for they were started in both and their units have other arms here.

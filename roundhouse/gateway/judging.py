@@ -28,6 +28,7 @@ def judge_all(place: Place, designs: Mapping[str, Experiment]) -> None:
     Blocks. Raises `StoreError`.
     """
     with closing(Store(place, limit_s=ANALYSIS_S)) as store:
+        store.settle()
         for run in store.runs().values():
             design = designs.get(run.name)
             if design is not None and run.state is State.RUNNING:

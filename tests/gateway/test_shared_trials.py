@@ -13,7 +13,8 @@ from roundhouse.core.chat import ChatRequest
 from roundhouse.core.errors import InvalidRequest
 from roundhouse.database import Address
 from roundhouse.experiments.design import Arm, Experiment
-from roundhouse.experiments.store import Store
+from roundhouse.experiments.store import Outcome, Store
+from roundhouse.gateway.judging import judge_all
 from roundhouse.gateway.trials import Caller, Enrolled, Trials
 from tests.postgres import PASSWORD, Postgres
 
@@ -117,6 +118,17 @@ async def test_feedback_is_taken_while_the_database_is_away_and_refused_for_what
                 return sum(sums.y for arm in store.sums("e", metric).values() for sums in arm.values())
 
             await _eventually(lambda: (told("ok"), told("nice")) == (1.0, 1.0))
+
+
+def test_an_outcome_and_its_exposure_that_two_servers_write_at_the_same_moment_meet(address: Address) -> None:
+    _started(address)
+    with closing(Store(address)) as one, closing(Store(address)) as two:
+        with one._db.transaction() as db:
+            db.insert_many("exposures", [(1, "e", 7, "a", "a", "1:m", 0.5, 0.0, 1.0)])
+            two.write([], [Outcome(None, 1, "ok", 1.0, 5.0)])
+        assert one.sums("e", "ok") == {}
+        judge_all(address, {"e": EVEN})  # as every server does again and again
+        assert one.sums("e", "ok")["a"]["1:m"].y == 1.0
 
 
 async def test_a_frozen_database_keeps_no_request_waiting(address: Address, postgres: Postgres, tmp_path: Path) -> None:
