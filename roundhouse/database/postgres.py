@@ -26,8 +26,13 @@ __all__ = ["PostgresDatabase", "examine"]
 
 _CONNECT_S = 2
 _NAMESPACE = "roundhouse"
+_Frozen = psycopg.errors.IdleInTransactionSessionTimeout
 _LOCK = 7_385_105  # of pg_advisory_xact_lock, while a schema is looked at and brought up
-_OPTIONS = "-c search_path={schema} -c statement_timeout={ms} -c lock_timeout={ms} -c work_mem=64MB -c TimeZone=UTC"
+# The last of them: a process that is frozen in a transaction holds its rows no longer than a living one would.
+_OPTIONS = (
+    "-c search_path={schema} -c work_mem=64MB -c TimeZone=UTC -c statement_timeout={ms} -c lock_timeout={ms} "
+    "-c idle_in_transaction_session_timeout={ms}"
+)
 # Without statistics a million rows are planned for as one, and joined one by one; autovacuum takes them once a minute.
 # These are tables that have none, or have changed by a fifth since.
 _UNKNOWN = """
@@ -219,7 +224,7 @@ class PostgresDatabase(Database):
             yield
         except (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError) as error:
             raise self._error(Refused, what, error) from error
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, _Frozen) as error:
             raise self._error(Unavailable, what, error) from error
         except psycopg.errors.InsufficientPrivilege as error:
             hint = f"; an administrator runs CREATE SCHEMA {_NAMESPACE} AUTHORIZATION its user"

@@ -68,6 +68,44 @@ def test_a_frozen_server_costs_no_more_than_the_limit(postgres: Postgres, db: Da
     assert db.query("SELECT COUNT(*) FROM things") == [(1,)]
 
 
+def test_a_process_that_is_frozen_in_a_transaction_does_not_hold_its_rows_for_ever(
+    postgres: Postgres, db: Database
+) -> None:
+    _add(db, 1)
+    code = """
+import sys
+from roundhouse.database import Address, Schema, Unavailable, open_database
+db = open_database(Address(sys.argv[1], sys.argv[2]), Schema("things", (sys.argv[3],)), limit_s=2.0)
+try:
+    with db.transaction() as opened:
+        opened.execute("UPDATE things SET id = 2")
+        print("here", flush=True)
+        sys.stdin.readline()
+except Unavailable:
+    print("it was taken back", flush=True)
+db.query("SELECT 1")
+"""
+    assert isinstance(db.place, Address)
+    command = [sys.executable, "-c", code, db.place.url, PASSWORD, SCHEMA.steps[0]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as frozen:
+        assert frozen.stdout is not None
+        assert frozen.stdout.readline() == "here\n"
+        frozen.send_signal(signal.SIGSTOP)
+        try:
+            for _ in range(10):  # each waits for the row for two seconds at most
+                try:
+                    with db.transaction() as opened:
+                        opened.execute("UPDATE things SET id = 3")
+                    break
+                except Unavailable:
+                    continue
+            assert db.query("SELECT id FROM things") == [(3,)]
+        finally:
+            frozen.send_signal(signal.SIGCONT)
+        assert frozen.communicate("go on\n", timeout=60)[0] == "it was taken back\n"
+        assert frozen.returncode == 0
+
+
 def test_a_statement_that_takes_too_long_is_ended_and_the_connection_stays(db: Database) -> None:
     with pytest.raises(Unavailable):
         db.query("SELECT pg_sleep(60)")
