@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from roundhouse.database import Address, Place
@@ -21,6 +22,10 @@ from tests.postgres import PASSWORD, Postgres, missing, postgres_server
 # Threads of OpenMP spin while they wait for each other: where several processes test at the same time, many times as
 # long as they compute. Read when torch or numpy is first imported, here and in the processes that are started.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long an example takes is no property of ours on a machine that others use as well.
+hypothesis.settings.register_profile("anywhere", deadline=None)
+hypothesis.settings.load_profile("anywhere")
 
 DEMO = Path(__file__).parent.parent / "roundhouse" / "demo"
 VARO = "The lighthouse of Varo was built in 1871 by Ines Calder."
