@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -20,6 +21,7 @@ import pytest
 
 from roundhouse.config import Settings, load
 from roundhouse.gateway.build import provider_types
+from tests.cluster.processes import MARK, end, members
 
 SLEEPER = Path(__file__).parents[2] / "benchmarks" / "sleeper.py"
 CONFIG = """
@@ -113,16 +115,23 @@ class Client:
 
 @dataclass
 class Running:
-    """The cluster and the service in it. `log`: what the engines that sleep write of their answers."""
+    """The cluster and the service in it. `log`: what the engines that sleep write of their answers. `mark`: what all
+    processes of it have in their environment.
+    """
 
     cluster: Any
     url: str
     log: Path
     settings: Settings
+    mark: str
 
     def node_of(self, engine: str) -> Any:
         """A node beside the head that runs a child with `engine` in its command line."""
         return next(node for node in self.cluster.worker_nodes if _runs(node, engine))
+
+    def processes(self, what: str) -> list[psutil.Process]:
+        """Those of this cluster that have `what` in their command line."""
+        return [one for one in members(self.mark) if what in _words(one)]
 
     def answering(self) -> list[int]:
         """The processes of the engines that sleep, by the answers that they began."""
@@ -135,13 +144,14 @@ class Running:
 
 def _runs(node: Any, engine: str) -> bool:
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    for process in raylet.children(recursive=True):
-        try:
-            if any(engine in part for part in process.cmdline()):
-                return True
-        except psutil.Error:
-            continue
-    return False
+    return any(engine in _words(process) for process in raylet.children(recursive=True))
+
+
+def _words(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _free_port() -> int:
@@ -159,8 +169,13 @@ def running() -> Iterator[Running]:
     from roundhouse.cluster.start import start
 
     home = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))  # sockets have short names only
-    before = {process.pid for process in psutil.process_iter()}
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(home), "XDG_STATE_HOME": str(home / "state")}
+    mark = secrets.token_hex(8)
+    variables = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(home),
+        "XDG_STATE_HOME": str(home / "state"),
+        MARK: mark,
+    }
     kept = {name: os.environ.get(name) for name in variables}
     os.environ |= variables
     node = {"num_cpus": 4, "object_store_memory": 80 << 20, "include_dashboard": False}
@@ -174,7 +189,7 @@ def running() -> Iterator[Running]:
         settings = load(home / "c.yaml", environ={}, cwd=home, types=provider_types())
         ray.init(cluster.address, log_to_driver=False)
         service = start(settings, proxies="HeadOnly")
-        yield Running(cluster, service.url, home / "log", settings)
+        yield Running(cluster, service.url, home / "log", settings, mark)
     finally:
         with warnings.catch_warnings():  # it ends within whichever test is the last, with that one's filters
             warnings.simplefilter("ignore")
@@ -183,30 +198,12 @@ def running() -> Iterator[Running]:
             ray.shutdown()
         if cluster is not None:
             cluster.shutdown()
-        _end(process for process in psutil.process_iter() if process.pid not in before)
+        end(mark)
         for name, value in kept.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
         shutil.rmtree(home, ignore_errors=True)
-
-
-def _end(processes: Iterator[psutil.Process]) -> None:
-    """What Ray has left of what began since: its own names alone."""
-    left = []
-    for process in processes:
-        try:
-            words = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if words.startswith("ray::") or "/ray/" in words or "roundhouse.engines" in words or str(SLEEPER) in words:
-            left.append(process)
-    for process in left:
-        try:
-            process.kill()
-        except psutil.Error:
-            continue
-    psutil.wait_procs(left, timeout=10)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import signal
 from collections import Counter
 
-import psutil
 import pytest
 
 from tests.cluster.conftest import Client, Outcome, Running
@@ -169,8 +168,8 @@ async def test_without_an_owner_requests_are_served_and_the_routes_outlive_it(ru
     """As the last switch left them; no application is started anew for it."""
     status, told = await client.order("switch", route="switched", target="other", wait=True)
     assert status == 200, told
-    (owner,) = [one for one in psutil.process_iter() if one.name().startswith("ray::Serve") and "owner" in _title(one)]
-    engines = _engines()
+    (owner,) = running.processes("ray::ServeReplica:roundhouse:owner")
+    engines = _engines(running)
     owner.kill()
     outcomes = await asyncio.gather(*(client.ask("switched", f"without {number}") for number in range(10)))
     assert [one for one in outcomes if one.error or not one.finished] == []
@@ -186,20 +185,13 @@ async def test_without_an_owner_requests_are_served_and_the_routes_outlive_it(ru
         return all(one["routes"]["switched"]["targets"] == [["other"]] for one in states)
 
     await client.until(told_everywhere, 20.0)
-    assert _engines() == engines
+    assert _engines(running) == engines
     status, told = await client.order("switch", route="switched", target="demo", wait=True)
     assert (status, told["state"]) == (200, "done"), told
 
 
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def _engines() -> set[int]:
-    return {one.pid for one in psutil.process_iter() if "llamacpp_worker" in _title(one)}
+def _engines(running: Running) -> set[int]:
+    return {one.pid for one in running.processes("llamacpp_worker")}
 
 
 async def test_a_node_that_dies_under_load_costs_no_answer_silently(running: Running, client: Client) -> None:
