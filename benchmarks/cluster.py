@@ -23,6 +23,7 @@ from benchmarks.apart import apart
 from benchmarks.report import Row, percentile, table
 from roundhouse.config import load
 from roundhouse.gateway.build import provider_types
+from roundhouse.gateway.carrying import CARRYING
 
 __all__ = ["run"]
 
@@ -110,7 +111,8 @@ def _cluster() -> Iterator[str]:
         config.write_text(_config(_REPLICAS) + "server: {port: 18473}\n")
         settings = load(config, environ={}, cwd=Path(folder), types=provider_types())
         options = {"include_dashboard": False, "object_store_memory": 128 << 20, "log_to_driver": False}
-        ray.init("local", num_cpus=32, _temp_dir=folder, **options)
+        carrying = {"env_vars": {**CARRYING}}
+        ray.init("local", num_cpus=32, _temp_dir=folder, runtime_env=carrying, **options)
         service = start(settings)
         try:
             asyncio.run(_up(service.url))

@@ -14,7 +14,7 @@ import msgspec
 import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, LoggingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from roundhouse.cluster.router import HomeRouter
@@ -86,7 +86,8 @@ class Fleet:
             return False
         with _ONE_AT_A_TIME:
             application = _deployment(entry, self._settings, share).bind(entry, self._settings)
-            run = serve.RunTarget(application, name=name, route_prefix=None)
+            quiet = LoggingConfig(enable_access_log=False)
+            run = serve.RunTarget(application, name=name, route_prefix=None, logging_config=quiet)
             serve.run_many([run], wait_for_applications_running=False)
         return True
 

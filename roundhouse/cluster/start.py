@@ -16,6 +16,7 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
+from ray.serve.schema import LoggingConfig
 
 from roundhouse.cluster.entrance import Entrance
 from roundhouse.cluster.fleet import Fleet
@@ -25,6 +26,7 @@ from roundhouse.config import load as load_settings
 from roundhouse.core.errors import ConfigError, ConnectFailed, LaunchFailed
 from roundhouse.gateway.build import notices as build_notices
 from roundhouse.gateway.build import provider_types
+from roundhouse.gateway.carrying import CARRYING
 from roundhouse.gateway.plan import is_demo, is_managed
 from roundhouse.server.access import key_ring
 
@@ -85,9 +87,12 @@ def _run(settings: Settings, tls: tuple[str, str] | None, proxies: str) -> None:
     certificate, key = tls or (None, None)
     server = settings.server
     options = HTTPOptions(host=server.host, port=server.port, ssl_certfile=certificate, ssl_keyfile=key)
-    run = serve.RunTarget(application(settings, secrets.token_hex(8)), name=APPLICATION, route_prefix="/")
+    quiet = LoggingConfig(enable_access_log=False)  # entrances write a line of each request, with more in it
+    run = serve.RunTarget(
+        application(settings, secrets.token_hex(8)), name=APPLICATION, route_prefix="/", logging_config=quiet
+    )
     try:
-        serve.start(proxy_location=proxies, http_options=options)
+        serve.start(proxy_location=proxies, http_options=options, logging_config=quiet)
         there = _get_global_client().http_config
         if (there.host, there.port, there.ssl_certfile) != (options.host, options.port, options.ssl_certfile):
             raise ConfigError(
@@ -101,20 +106,27 @@ def _run(settings: Settings, tls: tuple[str, str] | None, proxies: str) -> None:
 
 
 def connect(address: str = "") -> bool:
-    """False if this process was connected already. No usage is reported to anybody, unless the user said so."""
+    """False if this process was connected already, by whose settings Serve then runs. No usage is reported to anybody,
+    unless the user said so.
+    """
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.WARNING)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    carrying = {name: os.environ.get(name, usual) for name, usual in CARRYING.items()}
+    joining: dict[str, Any] = {
+        "runtime_env": {"env_vars": carrying},
+        **quiet,
+    }  # all that Serve starts for us inherits it
     try:
-        ray.init(address or "auto", **quiet)
+        ray.init(address or "auto", **joining)
         return True
     except ConnectionError as error:
         if address or os.environ.get("RAY_ADDRESS"):
             where = address or os.environ["RAY_ADDRESS"]
             raise ConnectFailed(f"no Ray answers at {where}: {error}", target="ray", refused=True) from error
-    ray.init("local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+    ray.init("local", include_dashboard=False, object_store_memory=_STORE_BYTES, **joining)
     return True
 
 

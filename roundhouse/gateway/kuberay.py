@@ -17,6 +17,7 @@ import yaml
 
 from roundhouse.config import Settings
 from roundhouse.core.errors import ConfigError
+from roundhouse.gateway.carrying import CARRYING
 from roundhouse.gateway.kubernetes import (
     CONFIG,
     PORT,
@@ -205,13 +206,16 @@ def _container(role: str, checked: Checked, limits: dict[str, Any], wanted: Want
 
 
 def _environment(checked: Checked, wanted: Wanted) -> list[dict[str, Any]]:
-    """As of a single server; the Service has another name, and nobody is told of the usage."""
+    """As of a single server; the Service has another name, nobody is told of the usage, and requests are carried as by
+    `serve --cluster`.
+    """
     called = f"{wanted.name}-serve-svc"
     changed = {"XDG_DATA_HOME": _MODELS}
     found = [
         {**one, "value": changed.get(one["name"], one["value"])} for one in plain(checked.settings, wanted, called)
     ]
-    return [*found, {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}]
+    serves = {"RAY_USAGE_STATS_ENABLED": "0", **CARRYING}
+    return [*found, *({"name": name, "value": value} for name, value in serves.items())]
 
 
 def _limits(wanted: Wanted, memory: _Memory) -> dict[str, Any]:

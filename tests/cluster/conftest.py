@@ -166,7 +166,7 @@ def running() -> Iterator[Running]:
     cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed here; run make test-ray")
     import ray
 
-    from roundhouse.cluster.start import start
+    from roundhouse.cluster.start import connect, start
 
     home = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))  # sockets have short names only
     mark = secrets.token_hex(8)
@@ -187,7 +187,7 @@ def running() -> Iterator[Running]:
             cluster.add_node(**node)
         (home / "c.yaml").write_text(CONFIG.format(sleeper=SLEEPER, log=home / "log", port=_free_port()))
         settings = load(home / "c.yaml", environ={}, cwd=home, types=provider_types())
-        ray.init(cluster.address, log_to_driver=False)
+        connect(cluster.address)
         service = start(settings, proxies="HeadOnly")
         yield Running(cluster, service.url, home / "log", settings, mark)
     finally:
