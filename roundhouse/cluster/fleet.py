@@ -162,7 +162,7 @@ def _deployment(entry: TargetSettings, settings: Settings, share: Share) -> Any:
         size = {
             "autoscaling_config": AutoscalingConfig(
                 min_replicas=scale.least,
-                initial_replicas=scale.least,
+                initial_replicas=max(1, scale.least),  # it is deployed because somebody asks for it
                 max_replicas=scale.most,
                 target_ongoing_requests=scale.load,
                 upscale_delay_s=scale.up_s,

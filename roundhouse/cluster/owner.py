@@ -22,6 +22,7 @@ from roundhouse.cluster.keeping import Keeping, Kept
 from roundhouse.cluster.provider import ClusterProvider
 from roundhouse.cluster.published import CanaryTold, Followers, News, Published, Report
 from roundhouse.cluster.room import ClusterRoom, planned_by_the_fleet
+from roundhouse.cluster.shares import scale_of
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.errors import Error
 from roundhouse.core.portable import portable
@@ -29,6 +30,7 @@ from roundhouse.engines.lifecycle import EngineState
 from roundhouse.gateway.build import capabilities_of
 from roundhouse.gateway.house import House
 from roundhouse.gateway.plan import slots_of
+from roundhouse.providers.base import DescribesModel, LLMProvider
 from roundhouse.routing.breaker import BreakerPolicy
 from roundhouse.routing.canary import Outcome
 from roundhouse.routing.describe import describe
@@ -55,11 +57,27 @@ class SwitchAsked(msgspec.Struct, frozen=True):
 
 
 class OwnedReplica(Replica):
-    """All replicas of a target. It is idle when no entrance uses it any more."""
+    """All replicas of a target. It is idle when no entrance uses it any more. `awake`: whether its application has any
+    replica now; Serve takes the last one of some away when nobody asks.
+    """
 
-    def __init__(self, *args: Any, unused: Callable[[], Awaitable[None]], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, unused: Callable[[], Awaitable[None]], awake: Callable[[], bool], **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._unused = unused
+        self._awake = awake
+
+    @property
+    def warm(self) -> bool:
+        return super().warm and self._awake()
+
+    async def client(self) -> LLMProvider:
+        """One that has a replica to ask: what it costs to start it is no part of the first answer."""
+        client = await super().client()
+        if not self._awake() and isinstance(client, DescribesModel):
+            await client.adescribe()
+        return client
 
     async def drained(self, limit_s: float | None = None) -> bool:
         try:
@@ -118,6 +136,7 @@ class Owner:
             pin=entry.pin,
             plan=planned_by_the_fleet,
             unused=lambda: self._unused(name),
+            awake=lambda: self._is_awake(name),
         )
 
     def room(self, settings: Settings) -> Room:
@@ -193,6 +212,7 @@ class Owner:
         """What the routes lead to is started, and tried again where that failed; what an earlier owner left and nobody
         asks for is taken down.
         """
+        await self._watch.look()
         await asyncio.gather(*(self._load(name) for name in self._wanted()))
         for name in await self._watch.look():
             if name not in self._applications.values() and not self._is_ours(name):
@@ -213,12 +233,26 @@ class Owner:
             log.error("%s: %s", name, error)
 
     def _wanted(self) -> list[str]:
-        """The targets that are to run although nobody has asked for them."""
+        """The targets that are to run although nobody has asked for them. One that may have no replica waits until it
+        is asked, or is there already, as after the death of an owner before this one.
+        """
         manager = self._house.manager
         ours = [route for name, route in manager.routes.items() if name not in manager.targets]
         led_to = {name for route in ours for name in route.targets}
         wanted = [one.name for one in self._settings.targets if one.name in led_to or one.preload or one.pin]
-        return [name for name in wanted if isinstance(manager.targets[name].replicas[0], OwnedReplica)]
+        return [name for name in wanted if self._may_start(name)]
+
+    def _may_start(self, name: str) -> bool:
+        replica = self._house.manager.targets[name].replicas[0]
+        if not isinstance(replica, OwnedReplica):
+            return False
+        entry = self._entries[replica.key]
+        sleeps = not scale_of(entry).least and not entry.preload
+        return not sleeps or application_of(entry, self._settings) in self._watch.last
+
+    def _is_awake(self, application: str) -> bool:
+        status = self._watch.last.get(application)
+        return status is not None and status.replicas.get("running", 0) > 0
 
     def _is_ours(self, application: str) -> bool:
         replicas = [one for target in self._house.manager.targets.values() for one in target.replicas]

@@ -30,7 +30,7 @@ llm:
     - {{type: llamacpp, model: demo, name: demo, n_threads: 1, replicas: {{min: 2, max: 2}}}}
     - {{type: llamacpp, model: demo, name: other, n_threads: 1, n_ctx: 1024}}
     - {{type: llamacpp, model: missing.gguf, name: broken, n_threads: 1}}
-    - {{type: llamacpp, model: demo, name: asleep, n_threads: 1, replicas: {{min: 0, max: 1}}, ttl: 600}}
+    - {{type: llamacpp, model: demo, name: asleep, n_threads: 1, replicas: {{min: 0, max: 1}}, ttl: 2}}
     - {{type: vllm, model: words, name: slow, executable: "{sleeper}", max_num_seqs: 4, replicas: {{min: 2, max: 2}},
        env: {{SLEEPER_PIECE_S: "0.05", SLEEPER_PIECES: "60", SLEEPER_LOG: "{log}"}}}}
 routes: {{default: [demo], switched: [demo], words: [slow], seldom: [asleep]}}

@@ -72,14 +72,39 @@ async def test_a_conversation_returns_to_the_replica_that_has_its_beginning(runn
 
 
 async def test_a_target_without_replicas_gets_one_with_the_first_request(client: Client) -> None:
-    assert (await client.row("asleep"))["nodes"].get("running", 0) == 0
+    assert await _running(client, "asleep") == 0
     outcome = await client.ask("seldom")
     assert outcome.finished, outcome
 
     async def one() -> bool:
-        return (await client.row("asleep"))["nodes"].get("running") == 1
+        return await _running(client, "asleep") == 1
 
     await client.until(one)
+
+
+async def test_a_switch_to_a_target_that_sleeps_starts_it_before_anybody_is_sent_there(client: Client) -> None:
+    """Its application is there, with no replica; what starting one takes is told as the start, not as the check."""
+    assert (await client.ask("seldom")).finished
+
+    async def asleep() -> bool:
+        return await _running(client, "asleep") == 0
+
+    await client.until(asleep)
+    assert (await client.row("asleep"))["engine"] == "ready"
+    outcomes: list[Outcome] = []
+    ended = asyncio.Event()
+    async with asyncio.TaskGroup() as clients:
+        clients.create_task(_load(client, "switched", outcomes, ended))
+        status, told = await client.order("switch", route="switched", target="asleep", wait=True)
+        ended.set()
+    assert (status, told["state"]) == (200, "done"), told
+    assert [one for one in outcomes if one.error or not one.finished] == []
+    status, told = await client.order("switch", route="switched", target="demo", wait=True)
+    assert (status, told["state"]) == (200, "done"), told
+
+
+async def _running(client: Client, target: str) -> int:
+    return int((await client.row(target))["nodes"].get("running", 0))
 
 
 async def _load(client: Client, route: str, outcomes: list[Outcome], ended: asyncio.Event) -> None:
