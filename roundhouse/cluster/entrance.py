@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
+import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from roundhouse.cluster.link import Link, RelayedCanary
 from roundhouse.cluster.owner import SwitchAsked
 from roundhouse.cluster.provider import ClusterProvider
 from roundhouse.cluster.published import Published
+from roundhouse.cluster.questions import Decided, Latest, Scrape, What
 from roundhouse.cluster.shares import scale_of
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.errors import InvalidRequest
+from roundhouse.core.report import Report
 from roundhouse.engines import launch
 from roundhouse.engines.lifecycle import Engine
 from roundhouse.gateway import Gateway
@@ -30,6 +34,7 @@ from roundhouse.server.access import key_ring, sharing_of
 from roundhouse.server.app import LOOPBACK_HOSTS, Access, build_app
 from roundhouse.server.guard import SECURITY_HEADERS
 from roundhouse.telemetry.log import Log
+from roundhouse.telemetry.merged import Family, exposition_of, families_of
 
 __all__ = ["ClusterGateway", "Entrance"]
 
@@ -48,7 +53,8 @@ class ClusterGateway(Gateway):
         # One replica that dies takes as many requests with it as it has slots, and all of them may be asked for again.
         slots = sum(slots_of(one) * scale_of(one).most for one in self._settings.targets if is_managed(one))
         manager.policy = replace(manager.policy, retry_floor=max(manager.policy.retry_floor, slots))
-        self._link = Link(self._application, self._apply, lambda: (manager.active, len(manager.admission.waiting)))
+        waiting = manager.admission.waiting
+        self._link = Link(self._application, self._apply, lambda: (manager.active, len(waiting)), self._answer)
         await self._link.open()
         return self
 
@@ -105,6 +111,34 @@ class ClusterGateway(Gateway):
             for row in told.get("replicas", ())
         ]
         return {**told, "replicas": rows}
+
+    async def scraped(self) -> bytes:
+        """Of all entrances and the owner; `entrance` of each series says whose it is."""
+        return exposition_of(await self._open_link.ask_all(Scrape(), list[Family]), "entrance")
+
+    async def decided(self, request_id: str) -> Report | None:
+        """By whichever entrance it came."""
+        if (found := self.decisions(request_id)) is not None:
+            return found
+        told = await self._open_link.ask_all(Decided(request_id), Report | None)
+        return next((report for report in told.values() if report is not None), None)
+
+    async def latest(self, count: int, *, troubled: bool = False) -> list[Report]:
+        """Of all entrances in turn, each by the newest first: a report does not say when it was."""
+        told = await self._open_link.ask_all(Latest(count, troubled), list[Report])
+        ranks = zip_longest(*(told[name] for name in sorted(told)))
+        return [report for rank in ranks for report in rank if report is not None][:count]
+
+    def _answer(self, what: What) -> bytes:
+        told: object
+        match what:
+            case Scrape():
+                told = families_of(self.meter.registry)
+            case Decided(request_id):
+                told = self.decisions(request_id)
+            case Latest(count, troubled):
+                told = self._own_latest(count, troubled=troubled)
+        return msgspec.msgpack.encode(told)
 
     @property
     def _open_link(self) -> Link:

@@ -19,6 +19,7 @@ from ray.serve.exceptions import RayServeException
 from roundhouse.cluster.fleet import ENGINE
 from roundhouse.cluster.owner import OWNER
 from roundhouse.cluster.published import CanaryTold, News, Published, Report, Seen
+from roundhouse.cluster.questions import What
 from roundhouse.core.errors import EngineError
 from roundhouse.core.portable import restored
 from roundhouse.routing.canary import Arm, Canary, Outcome
@@ -46,15 +47,22 @@ class RelayedCanary(Canary):
 
 
 class Link:
-    """Lives on the entrance's event loop. `apply` is given what is published, each time that it changes."""
+    """Lives on the entrance's event loop. `apply` is given what is published, each time that it changes; `answer` is
+    asked what all entrances are asked.
+    """
 
     def __init__(
-        self, application: str, apply: Callable[[Published], None], load: Callable[[], tuple[int, int]]
+        self,
+        application: str,
+        apply: Callable[[Published], None],
+        load: Callable[[], tuple[int, int]],
+        answer: Callable[[What], bytes],
     ) -> None:
         self._owner = serve.get_deployment_handle(OWNER, application)
         self._apply = apply
         self._load = load
-        self._name = f"{_node()}/{secrets.token_hex(4)}"
+        self._answer = answer
+        self.name = f"{_node()}/{secrets.token_hex(4)}"
         self._uses: Counter[str] = Counter()
         self._seen: list[Seen] = []
         self._first_tokens: defaultdict[str, list[float]] = defaultdict(list)
@@ -106,6 +114,16 @@ class Link:
             raise restored(reply["error"])
         return msgspec.convert(reply["value"], kind)
 
+    async def ask_all(self, what: What, kind: Any) -> dict[str, Any]:
+        """What each entrance answers, by its name: those that answer in time, and this one in any case."""
+        try:
+            answers = await self.order("ask", what, dict[str, bytes])
+        except EngineError as error:
+            log.warning("%s; what other entrances know is left out", error)
+            answers = {}
+        answers.setdefault(self.name, self._answer(what))
+        return {name: msgspec.msgpack.decode(answer, type=kind) for name, answer in answers.items()}
+
     def _handle(self, application: str) -> Any:
         if application not in self._handles:
             self._handles[application] = serve.get_deployment_handle(ENGINE, application)
@@ -140,6 +158,8 @@ class Link:
             self._apply(news.published)
             for gone in set(self._handles) - set(news.published.applications.values()) - set(self._uses):
                 await self._forget(gone)
+        for question in news.questions:
+            await self._owner.answer.remote(question.number, self.name, self._answer(question.what))
 
     async def _forget(self, application: str) -> None:
         with contextlib.suppress(RayError, RayServeException):
@@ -150,7 +170,7 @@ class Link:
         seen, self._seen = tuple(self._seen), []
         first, self._first_tokens = self._first_tokens, defaultdict(list)
         times = {target: tuple(seconds) for target, seconds in first.items()}
-        return Report(self._name, self.published.version, dict(self._uses), running, waiting, seen, times)
+        return Report(self.name, self.published.version, dict(self._uses), running, waiting, seen, times)
 
 
 def _node() -> str:

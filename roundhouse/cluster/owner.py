@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -21,6 +22,7 @@ from roundhouse.cluster.fleet import ENGINE, Fleet, application_of
 from roundhouse.cluster.keeping import Keeping, Kept
 from roundhouse.cluster.provider import ClusterProvider
 from roundhouse.cluster.published import CanaryTold, Followers, News, Published, Report
+from roundhouse.cluster.questions import Gathering, Scrape, What
 from roundhouse.cluster.room import ClusterRoom, planned_by_the_fleet
 from roundhouse.cluster.shares import scale_of
 from roundhouse.config import Settings, TargetSettings
@@ -37,6 +39,7 @@ from roundhouse.routing.describe import describe
 from roundhouse.routing.replica import Replica
 from roundhouse.routing.room import Room
 from roundhouse.routing.switch import Order
+from roundhouse.telemetry.merged import families_of
 
 __all__ = ["OWNER", "Owner", "SwitchAsked"]
 
@@ -47,6 +50,7 @@ _SWITCHING_S = 0.1
 _LOOK_S = 0.05
 _WITHDRAWN_S = 60.0
 _AGAIN_S = 5.0
+_GATHERED_S = 2.0
 
 
 class SwitchAsked(msgspec.Struct, frozen=True):
@@ -97,6 +101,8 @@ class Owner:
         self._watch = Watch(self._fleet)
         self._keeping = Keeping(run)
         self._followers = Followers()
+        self._gathering = Gathering()
+        self._name = f"{OWNER}/{secrets.token_hex(4)}"
         self._applications: dict[str, str] = {}
         self._published = Published(int(1000 * time.time()))  # beyond that of an owner before this one
         self._changed = asyncio.Event()
@@ -148,15 +154,20 @@ class Owner:
         report = msgspec.msgpack.decode(data, type=Report)
         self._followers.heard(report, time.monotonic())
         self._note(report)
-        if report.version == self._published.version:
+        if report.version == self._published.version and not self._gathering.of(report.entrance):
             within_s = _SWITCHING_S if self._switching else _USUALLY_S
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), within_s)
         within_s = _SWITCHING_S if self._switching else _USUALLY_S
-        return msgspec.msgpack.encode(News(self._published, self._state(), within_s))
+        questions = self._gathering.of(report.entrance)
+        return msgspec.msgpack.encode(News(self._published, self._state(), within_s, questions))
+
+    async def answer(self, number: int, entrance: str, data: bytes) -> None:
+        """What an entrance tells, as its news asked it to."""
+        self._gathering.came(number, entrance, data)
 
     async def order(self, what: str, data: bytes) -> bytes:
-        """`{"value": ...}` or `{"error": ...}`: switch, its status, load, unload."""
+        """`{"value": ...}` or `{"error": ...}`: switch, its status, load, unload, a question to all entrances."""
         try:
             value = await self._ordered(what, data)
         except Error as error:
@@ -185,7 +196,23 @@ class Owner:
             case "unload":
                 name, limit_s = msgspec.msgpack.decode(data, type=tuple[str, float | None])
                 return await manager.unload(name, limit_s)
+            case "ask":
+                return await self._gathered(msgspec.msgpack.decode(data, type=What))
         raise ValueError(what)
+
+    async def _gathered(self, what: What) -> dict[str, bytes]:
+        """The answers of all entrances that give one in time, by their names; of metrics, those of the owner too."""
+        number = self._gathering.ask(what)
+        self._wake()
+        try:
+            names = [one.entrance for one in self._followers.living(time.monotonic())]
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._gathering.all_from(number, names), _GATHERED_S)
+        finally:
+            answers = self._gathering.close(number)
+        if isinstance(what, Scrape):
+            answers[self._name] = msgspec.msgpack.encode(families_of(self._house.meter.registry))
+        return answers
 
     @property
     def _switching(self) -> bool:
@@ -292,9 +319,13 @@ class Owner:
         if not now.same(self._published):
             self._published = msgspec.structs.replace(now, version=self._published.version + 1)
             self._keeping.save(Kept(dict(now.routes)))
-            changed, self._changed = self._changed, asyncio.Event()
-            changed.set()
+            self._wake()
         return self._published.version
+
+    def _wake(self) -> None:
+        """Have all entrances hear of something at once."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _to_publish(self) -> Published:
         manager = self._house.manager

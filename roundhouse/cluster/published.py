@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from roundhouse.cluster.questions import Question
 from roundhouse.routing.canary import Arm
 
 __all__ = ["CanaryTold", "Followers", "Published", "Report", "Seen"]
@@ -66,11 +67,14 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class News(msgspec.Struct, frozen=True):
-    """The answer: what is published, how the cluster stands, in how many seconds at most to ask again."""
+    """The answer: what is published, how the cluster stands, in how many seconds at most to ask again, and what this
+    entrance is to tell.
+    """
 
     published: Published
     state: Mapping[str, Any]
     within_s: float
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(slots=True)

@@ -59,3 +59,8 @@ class Report:
     queue_s: float = 0.0
     load_s: float = 0.0
     overhead_s: float = 0.0
+
+    @property
+    def troubled(self) -> bool:
+        """Whether an operator would look: it failed, somebody was asked in vain, or a cut answer was gone on with."""
+        return len(self.attempts) > 1 or bool(self.seams) or any(one.outcome != "ok" for one in self.attempts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -171,6 +172,21 @@ class Gateway:
     def recent(self, count: int) -> list[Report]:
         """The last requests, the newest first."""
         return self._open_manager.recent(count)
+
+    async def decided(self, request_id: str) -> Report | None:
+        """As `decisions`, wherever in the house it was decided."""
+        return self.decisions(request_id)
+
+    async def latest(self, count: int, *, troubled: bool = False) -> list[Report]:
+        """As `recent`, of the whole house; `troubled`: those that had trouble, of all that are remembered."""
+        return self._own_latest(count, troubled=troubled)
+
+    def _own_latest(self, count: int, *, troubled: bool) -> list[Report]:
+        return [one for one in self.recent(sys.maxsize) if one.troubled][:count] if troubled else self.recent(count)
+
+    async def scraped(self) -> bytes:
+        """As `metrics`, of the whole house."""
+        return self.metrics()
 
     def state(self) -> Mapping[str, Any]:
         """Every replica as it stands, how many requests run and wait, and the worker processes, if there are any."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Awaitable, Callable, Iterable
-from itertools import islice
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import parse_qs
 
@@ -13,7 +11,6 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from roundhouse.core.errors import InvalidRequest
-from roundhouse.core.report import Report
 from roundhouse.gateway import Gateway
 from roundhouse.routing.switch import Order
 from roundhouse.routing.target import Check
@@ -29,7 +26,7 @@ from roundhouse.server.exchange import (
     start_stream,
     until_client_leaves,
 )
-from roundhouse.server.live import row_of, troubled
+from roundhouse.server.live import row_of
 from roundhouse.server.protocol import ENDLESS
 
 __all__ = [
@@ -70,9 +67,8 @@ class Decisions:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found: Iterable[Report] = self._gateway.recent(_LISTED)
-        if parse_qs(scope["query_string"]).get(b"troubled") == [b"true"]:
-            found = islice(filter(troubled, self._gateway.recent(sys.maxsize)), _LISTED)
+        troubled = parse_qs(scope["query_string"]).get(b"troubled") == [b"true"]
+        found = await self._gateway.latest(_LISTED, troubled=troubled)
         await send_json(send, {"decisions": [row_of(report) for report in found]})
 
 
@@ -83,7 +79,7 @@ class Decision:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        report = self._gateway.decisions(bare_id(scope["path_params"]["request_id"]))
+        report = await self._gateway.decided(bare_id(scope["path_params"]["request_id"]))
         if report is None:
             await _not_there(send, "there is no such request among those that are remembered")
             return

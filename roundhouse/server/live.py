@@ -10,7 +10,7 @@ from typing import Any
 from roundhouse.core.report import Report
 from roundhouse.gateway import Gateway
 
-__all__ = ["Live", "row_of", "troubled"]
+__all__ = ["Live", "row_of"]
 
 _RECENT = 50
 
@@ -39,11 +39,6 @@ class Live:
             "routes": {name: list(targets) for name, targets in self._gateway.names().items()},
             "recent": [row_of(report) for report in self._gateway.recent(_RECENT)],
         }
-
-
-def troubled(report: Report) -> bool:
-    """Whether an operator would look: it failed, somebody was asked in vain, or an answer was cut and gone on with."""
-    return len(report.attempts) > 1 or bool(report.seams) or any(one.outcome != "ok" for one in report.attempts)
 
 
 def row_of(report: Report) -> dict[str, Any]:

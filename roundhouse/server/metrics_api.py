@@ -22,4 +22,4 @@ class Metrics:
         caller = caller_of(scope)
         if caller.routes:
             raise NotAllowed(f'the key "{caller.name}" may use some routes only, and the metrics tell of all')
-        await Response(self._gateway.metrics(), media_type=CONTENT_TYPE)(scope, receive, send)
+        await Response(await self._gateway.scraped(), media_type=CONTENT_TYPE)(scope, receive, send)

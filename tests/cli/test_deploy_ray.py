@@ -124,6 +124,7 @@ def test_names_fit_together() -> None:
         assert environment["XDG_DATA_HOME"] == mounts["models"]
         assert '"models-serve-svc.ai.svc"' in environment["ROUNDHOUSE_SERVER__HOSTS"]
         assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
+        assert environment["RAY_SERVE_USE_GRPC_BY_DEFAULT"] == "1"
         assert {"name": "serve", "containerPort": served["http_options"]["port"]} in container["ports"]
     assert made["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteMany"]
 

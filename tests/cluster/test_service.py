@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections import Counter
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cluster.conftest import Client, Outcome, Running
 
@@ -112,6 +114,55 @@ async def _load(client: Client, route: str, outcomes: list[Outcome], ended: asyn
     while not ended.is_set():
         number += 1
         outcomes.append(await client.ask(route, f"Question {number}", max_tokens=8))
+
+
+async def _got(client: Client, path: str) -> tuple[int, str]:
+    async with client.http.get(f"{client.url}{path}") as response:
+        return response.status, await response.text()
+
+
+async def test_a_request_is_explained_by_whichever_entrance_is_asked(client: Client) -> None:
+    body = {"model": "default", "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 2}
+    async with client.http.post(f"{client.url}/v1/chat/completions", json=body) as response:
+        assert response.status == 200, await response.text()
+        number = response.headers["x-request-id"]
+    for _ in range(12):  # Serve's proxy sends each to another entrance
+        status, said = await _got(client, f"/admin/decisions/{number}")
+        assert status == 200, said
+        assert json.loads(said)["target"] == "demo"
+        _, listed = await _got(client, "/admin/decisions")
+        assert number.removeprefix("chatcmpl-") in {row["id"] for row in json.loads(listed)["decisions"]}
+    assert (await _got(client, "/admin/decisions/nobody"))[0] == 404
+
+
+async def test_a_scrape_tells_of_all_entrances_and_no_series_ever_falls(client: Client) -> None:
+    def answered(series: dict[tuple[str, str], float]) -> float:
+        asked = 'roundhouse_requests_total{outcome="ok",route="switched"'
+        return sum(value for (name, _), value in series.items() if name.startswith(asked))
+
+    before = _grows((await _got(client, "/metrics"))[1])
+    began = answered(before)
+    for turn in range(1, 9):
+        assert (await client.ask("switched", f"turn {turn}", max_tokens=2)).finished
+        now = _grows((await _got(client, "/metrics"))[1])
+        assert [key for key, value in before.items() if now.get(key, -1.0) < value] == []
+        assert answered(now) - began == turn
+        before = now
+    assert len({whose for _, whose in before if not whose.startswith("owner/")}) == 3
+    assert any(name.startswith("roundhouse_switches_total") and whose.startswith("owner/") for name, whose in before)
+
+
+def _grows(exposition: str) -> dict[tuple[str, str], float]:
+    """What may never fall, by its series and whose it is."""
+    found = {}
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            if sample.name.endswith(("_total", "_bucket", "_count", "_sum")):
+                labels = dict(sorted(sample.labels.items()))
+                whose = labels.pop("entrance")
+                named = ",".join(f'{name}="{value}"' for name, value in labels.items())
+                found[f"{sample.name}{{{named}}}", whose] = sample.value
+    return found
 
 
 async def test_a_switch_under_load_fails_no_request(client: Client) -> None:
