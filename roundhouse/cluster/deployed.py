@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
@@ -22,6 +24,7 @@ __all__ = ["Deployed", "DeployedEngine", "Watch"]
 
 log = logging.getLogger(__name__)
 _LOOK_S = 0.2
+_IDLY_S = 1.0
 
 
 class Watch:
@@ -30,16 +33,20 @@ class Watch:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._asking: asyncio.Task[Mapping[str, Status]] | None = None
+        self._at = -math.inf
         self.last: Mapping[str, Status] = {}
 
-    async def look(self) -> Mapping[str, Status]:
-        """As of now. The last answer where Serve's controller does not give any: it is being restarted, and the
-        applications live on.
+    async def look(self, old_s: float = 0.0) -> Mapping[str, Status]:
+        """As of now, or what was the answer at most `old_s` ago. The last answer where Serve's controller does not give
+        any: it is being restarted, and the applications live on.
         """
+        if time.monotonic() - self._at < old_s:
+            return self.last
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(asyncio.to_thread(self._fleet.status), name="look at the applications")
         with contextlib.suppress(RayError, RayServeException):
             self.last = await asyncio.shield(self._asking)
+            self._at = time.monotonic()
         return self.last
 
 
@@ -55,6 +62,7 @@ class Deployed:
         self._watch = watch
         self._withdrawn = withdrawn
         self._stopping = False
+        self._deleted = asyncio.Event()
         self.exited: asyncio.Task[int] = asyncio.create_task(self._gone(), name=f"end of {name}")
 
     @property
@@ -77,11 +85,14 @@ class Deployed:
             self._stopping = True
             await self._withdrawn()
             await asyncio.to_thread(self._fleet.delete, self._name)
+            self._deleted.set()
         await self.exited
 
     async def _gone(self) -> int:
-        while self._name in await self._watch.look():  # noqa: ASYNC110 - Serve tells of no end, it is asked
-            await asyncio.sleep(_LOOK_S if self._stopping else 5 * _LOOK_S)
+        """Serve tells of no end, so it is asked now and then."""
+        while not self._deleted.is_set() and self._name in await self._watch.look(_IDLY_S):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._deleted.wait(), _IDLY_S)
         return 0
 
 

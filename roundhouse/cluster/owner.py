@@ -106,6 +106,7 @@ class Owner:
         self._applications: dict[str, str] = {}
         self._published = Published(int(1000 * time.time()))  # beyond that of an owner before this one
         self._changed = asyncio.Event()
+        self._stirred = asyncio.Event()
         self._entries: dict[str, TargetSettings] = {}
         self._house = House(settings, hosting=self)
         for name, tiers in self._keeping.load().routes.items():
@@ -181,6 +182,7 @@ class Owner:
                 asked = msgspec.msgpack.decode(data, type=SwitchAsked)
                 switch = manager.turntable.switch(asked.route, asked.target, asked.order)
                 self._changed.set()
+                self._stirred.set()
                 while asked.wait and not switch.over:
                     await switch.changed.wait()
                 if switch.over:  # whoever is told that it is done finds it done at every entrance
@@ -223,17 +225,16 @@ class Owner:
 
     async def _look_after(self) -> None:
         """Publish what the turntable changes, and look at the applications for whoever asks."""
-        looked_at = 0.0
         while True:
+            self._stirred.clear()
             try:
                 self._publish()
-                if time.monotonic() - looked_at > _USUALLY_S:
-                    looked_at = time.monotonic()
-                    await self._watch.look()
+                await self._watch.look(_USUALLY_S)
             except Exception:  # a store that is away for a moment must not end the publishing
                 log.exception("publishing failed; it is tried again")
                 await asyncio.sleep(_USUALLY_S)
-            await asyncio.sleep(_LOOK_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stirred.wait(), _LOOK_S if self._switching else _USUALLY_S)
 
     async def _bring_up(self) -> None:
         """What the routes lead to is started, and tried again where that failed; what an earlier owner left and nobody
