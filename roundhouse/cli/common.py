@@ -98,6 +98,8 @@ def server_url(url: str, config: Path | None) -> str:
     root = url or (_own_url(server) if server else "")
     if not root.startswith(("http://", "https://")):
         raise typer.BadParameter("--url must begin with http:// or https://")
+    if "@" in root:
+        raise typer.BadParameter("--url must hold no name or password; the key is that of $ROUNDHOUSE_KEY")
     return root.rstrip("/").removesuffix("/v1")
 
 
@@ -136,6 +138,7 @@ def ask_server(
         return error.code, told
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
+        reason = getattr(reason, "strerror", None) or reason
         raise ConnectFailed(
             f"no Roundhouse server answers at {root}: {reason}; is `roundhouse serve` running?"
         ) from error
