@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import socket
 import sys
 from collections.abc import Callable
 from typing import Literal
@@ -11,19 +12,31 @@ from typing import Literal
 import uvicorn
 from starlette.types import ASGIApp
 
-from roundhouse.config import Server, Settings
+from roundhouse.config import Server as ServerSettings
+from roundhouse.config import Settings
 from roundhouse.server.guard import SECURITY_HEADERS
 from roundhouse.server.protocol import ConnectionLimits, Limited, limited
 from roundhouse.server.tls import tls_files
 
-__all__ = ["config_of", "renewal_of", "settle"]
+__all__ = ["Server", "config_of", "renewal_of", "settle"]
 
 _COLLECT_AFTER = 20_000  # allocations beyond frees; 700 is Python's own, which is hundreds of times a second under load
 
 
+class Server(uvicorn.Server):
+    """After a second Ctrl-C it waits for no answer, yet tells whoever has one under way, and stops the engines."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn then leaves the application as it is, which dies of being cancelled
+            for task in self.server_state.tasks:
+                task.cancel()
+            await self.lifespan.shutdown()
+
+
 def config_of(
     app: ASGIApp,
-    settings: Server,
+    settings: ServerSettings,
     tls: tuple[str, str] | None,
     *,
     connections: int = 0,
@@ -53,7 +66,7 @@ def config_of(
     )
 
 
-def limits_of(settings: Server) -> ConnectionLimits:
+def limits_of(settings: ServerSettings) -> ConnectionLimits:
     return ConnectionLimits(
         head_s=settings.head_timeout_s,
         request_s=settings.request_timeout_s,

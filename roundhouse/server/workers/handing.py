@@ -9,6 +9,8 @@ from collections.abc import Callable
 import uvicorn
 from starlette.types import Scope
 
+from roundhouse.server.serving import Server
+
 __all__ = ["HandedServer", "hand", "take_handed"]
 
 
@@ -45,8 +47,8 @@ def take_handed(way: socket.socket, take: Callable[[socket.socket], None]) -> No
     loop.add_reader(way.fileno(), ready)
 
 
-class HandedServer(uvicorn.Server):
-    """uvicorn, for connections that somebody else has accepted. `taken` counts them; `ending` is told when it stops,
+class HandedServer(Server):
+    """For connections that somebody else has accepted. `taken` counts them; `ending` is told when it stops,
     after which it serves what is on its way to it still.
     """
 
