@@ -195,7 +195,7 @@ def _rate(load: OpenLoop, records: Sequence[Record]) -> float:
 def describe(load: Arrivals) -> str:
     """In words."""
     if isinstance(load, ClosedLoop):
-        return f"{load.users} users, {load.count} requests"
+        return f"{load.users} user{'s' if load.users > 1 else ''}, {load.count} requests"
     match load.shape:
         case Shape.REPLAY:
             return f"replay of {len(load.trace)} requests"
