@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -138,6 +139,11 @@ def ask_server(
         return error.code, told
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise ConnectFailed(
+                f"{root} shows a certificate that is not trusted here: {reason.verify_message}; "
+                "name it, or its authority's, in $SSL_CERT_FILE"
+            ) from error
         reason = getattr(reason, "strerror", None) or reason
         raise ConnectFailed(
             f"no Roundhouse server answers at {root}: {reason}; is `roundhouse serve` running?"
