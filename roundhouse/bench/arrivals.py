@@ -80,8 +80,10 @@ def read_trace(path: Path) -> tuple[float, ...]:
     times: list[float] = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{path} cannot be read: {error}", param="trace") from error
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror or error}", param="trace") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path} is no trace: it is not UTF-8 text", param="trace") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -46,7 +46,9 @@ def read(name: str) -> list[Question]:
                 if line.strip():
                     found.append(_question(line, f"{path}:{number}", str(number)))
     except OSError as error:
-        raise InvalidRequest(f"the dataset {path} cannot be read: {error}", param="dataset") from error
+        raise InvalidRequest(
+            f"the dataset {path} cannot be read: {error.strerror or error}", param="dataset"
+        ) from error
     if not found:
         raise InvalidRequest(f"the dataset {path} has no rows", param="dataset")
     return found

@@ -101,7 +101,7 @@ def read(path: Path) -> Results:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error}", param="results") from error
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror or error}", param="results") from error
     try:
         version = msgspec.json.decode(data, type=_Versioned).version
         if not 1 <= version <= VERSION:

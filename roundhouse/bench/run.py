@@ -20,12 +20,14 @@ from roundhouse.bench.results import Point
 from roundhouse.bench.sampling import Sampler
 from roundhouse.bench.summary import Window, in_window, summarise
 from roundhouse.core.chat import ChatRequest
-from roundhouse.core.errors import Error
+from roundhouse.core.errors import BadResponse, ConnectFailed, Error, Misconfigured, ModelNotFound
 
 __all__ = ["STOPPED", "Driven", "Setup", "Subject", "describe", "drive", "warm_up"]
 
 T = TypeVar("T")
 STOPPED = "it was stopped"
+# What the first request met, all others would: a load of them says nothing about the subject.
+_HOPELESS = frozenset(kind.code for kind in (ConnectFailed, Misconfigured, ModelNotFound))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,11 @@ async def drive(
             subject = subjects[place]
             async with subject.open() as ask:
                 (first,) = await warm_up(ask, subject.setup)
+                if first.error in _HOPELESS:
+                    raise BadResponse(
+                        f"{subject.name} was not driven: its first request failed ({first.error}), and all others "
+                        "would; check that it runs, its name, URL and key"
+                    )
                 if first.error:
                     tell(f"note: the first request of {subject.name} failed ({first.error})")
                 for _, number in turns:
@@ -188,7 +195,7 @@ def _rate(load: OpenLoop, records: Sequence[Record]) -> float:
 def describe(load: Arrivals) -> str:
     """In words."""
     if isinstance(load, ClosedLoop):
-        return f"{load.users} users, {load.count} requests"
+        return f"{load.users} user{'s' if load.users > 1 else ''}, {load.count} requests"
     match load.shape:
         case Shape.REPLAY:
             return f"replay of {len(load.trace)} requests"

@@ -43,7 +43,7 @@ def ask(
     """
     if not question.strip():
         raise InvalidRequest("the question is empty; ask something", param="question")
-    document = read_documents(context, sys.stdin.buffer) if context else ""
+    document = read_documents(context, sys.stdin.buffer if sys.stdin else None) if context else ""
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
     gateway = Gateway(settings_of(config))
     asyncio.run(

@@ -250,7 +250,7 @@ def _check_place(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise typer.BadParameter(f"{path} cannot be written: {error}") from error
+        raise typer.BadParameter(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _written(results: list[Results], outs: tuple[Path | None, Path | None], html: Path | None) -> bool:
@@ -264,7 +264,7 @@ def _written(results: list[Results], outs: tuple[Path | None, Path | None], html
         try:
             job()
         except OSError as error:
-            tell(f"roundhouse: {path} could not be written: {error}")
+            tell(f"roundhouse: {path} could not be written: {error.strerror or error}")
             whole = False
     return whole
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -98,6 +99,8 @@ def server_url(url: str, config: Path | None) -> str:
     root = url or (_own_url(server) if server else "")
     if not root.startswith(("http://", "https://")):
         raise typer.BadParameter("--url must begin with http:// or https://")
+    if "@" in root:
+        raise typer.BadParameter("--url must hold no name or password; the key is that of $ROUNDHOUSE_KEY")
     return root.rstrip("/").removesuffix("/v1")
 
 
@@ -136,6 +139,12 @@ def ask_server(
         return error.code, told
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise ConnectFailed(
+                f"{root} shows a certificate that is not trusted here: {reason.verify_message}; "
+                "name it, or its authority's, in $SSL_CERT_FILE"
+            ) from error
+        reason = getattr(reason, "strerror", None) or reason
         raise ConnectFailed(
             f"no Roundhouse server answers at {root}: {reason}; is `roundhouse serve` running?"
         ) from error

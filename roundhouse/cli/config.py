@@ -62,7 +62,9 @@ def _say_valid(settings: Settings, as_json: bool) -> None:
     if as_json:
         print_json({"valid": True, "source": settings.source, "routes": routes})
         return
-    told = "; ".join(f"{name} → {', '.join(targets)}" for name, targets in routes.items()) or "no targets"
+    told = "; ".join(f"{name} → {', '.join(targets)}" for name, targets in routes.items())
+    if not routes:
+        told = "no targets are named; `roundhouse doctor` says what serves without"
     print(f"{settings.source} is valid: {told}")
 
 

@@ -18,6 +18,7 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Make, list and revoke the keys that a server asks for.", no_args_is_help=True)
 _DAY_S = 86_400.0
+_LONGEST_NAME = 100  # it stands in tables, labels of metrics and logs
 
 
 @app.command()
@@ -35,6 +36,8 @@ def create(
     """Make a key and show it, this once."""
     if not name.strip() or not name.isprintable():
         raise typer.BadParameter("name the key after whoever gets it, in letters that can be seen")
+    if len(name) > _LONGEST_NAME:
+        raise typer.BadParameter(f"a name has at most {_LONGEST_NAME} characters, and this one {len(name):,}")
     settings = settings_of(config)
     known = {*settings.routes, *(target.name for target in settings.targets)}
     for one in route or ():

@@ -25,6 +25,7 @@ from roundhouse.cli.common import (
 __all__ = ["load", "reload", "switch", "unload"]
 
 _POLL_S = 0.2
+_CHANGES = ("added", "removed", "exchanged", "adjusted", "renewed", "at_the_next_start")
 _LOAD_LIMIT_S = 3600.0
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
@@ -107,10 +108,12 @@ def reload(url: URLOption = "", config: ConfigOption = None, as_json: JSONOption
     """Have a running server read its configuration again; a bad one changes nothing."""
     root = server_url(url, config)
     told = order(root, "/admin/reload", {}, limit_s=_LOAD_LIMIT_S)
+    changed = [name for name in _CHANGES if told[name]]
     if not as_json:
-        for name in ("added", "removed", "exchanged", "adjusted", "renewed", "at_the_next_start"):
-            if told[name]:
-                print(f"{name.replace('_', ' ')}: {', '.join(told[name])}")
+        for name in changed:
+            print(f"{name.replace('_', ' ')}: {', '.join(told[name])}")
+        if not changed and not told["switches"]:
+            print("it is in effect as it is: nothing has changed")
     ended = [_followed(root, {"id": number, "over": False}, quiet=as_json) for number in told["switches"]]
     if as_json:
         print_json({**told, "switches": ended})

@@ -158,7 +158,7 @@ def export(
     try:
         write_atomically(out, "".join(lines).encode())
     except OSError as error:
-        raise InvalidRequest(f"{out} cannot be written: {error}", param="out") from error
+        raise InvalidRequest(f"{out} cannot be written: {error.strerror or error}", param="out") from error
     tell(f"{out}: {len(lines)} rows")
 
 

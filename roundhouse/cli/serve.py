@@ -64,10 +64,8 @@ def serve(
         return
     _more_files()
     listening = _listen(settings.server.host, settings.server.port)
-    import uvicorn
-
     from roundhouse.server.app import LOOPBACK_HOSTS, Access, build_app
-    from roundhouse.server.serving import config_of, renewal_of
+    from roundhouse.server.serving import Server, config_of, renewal_of
 
     log = Log(log_style(settings))
     gateway = Gateway(
@@ -91,7 +89,7 @@ def serve(
     options = config_of(app, settings.server, None if crew else tls, behind=crew is not None)
     gateway.before_reload(renewal_of(options))
     try:
-        _run(crew.server(options) if crew else uvicorn.Server(options), [] if crew else [listening])
+        _run(crew.server(options) if crew else Server(options), [] if crew else [listening])
     finally:
         log.close()
 

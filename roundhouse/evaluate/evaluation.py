@@ -231,10 +231,11 @@ def _of_corpus(name: str, common: Sequence[Rated], variants: Sequence[str]) -> I
     scores = corpus.paired_scores(texts, [one.question.right for one in rows], name)
     means = {variant: Measured(one.value, one.low, one.high) for variant, one in scores.items()}
     control = scores[variants[0]]
-    tested = {
-        variant: _Tested(scores[variant].value - control.value, None, None, scores[variant].p, "paired bootstrap")
-        for variant in variants[1:]
-    }
+    tested = {}
+    for variant in variants[1:]:
+        apart = scores[variant].value - control.value
+        # sacrebleu has the least p there is for answers that are the same: none of its resamples differs from them.
+        tested[variant] = _Tested(apart, None, None, scores[variant].p if apart else 1.0, "paired bootstrap")
     yield _Found(name, len(rows), means, tested, control.signature)
 
 

@@ -18,18 +18,22 @@ _NOT_TEXT = {
 }
 
 
-def read_documents(names: Sequence[str], standard_input: BinaryIO) -> str:
-    """The texts of `names` in order, apart by a blank line; `-` is standard input.
+def read_documents(names: Sequence[str], standard_input: BinaryIO | None) -> str:
+    """The texts of `names` in order, apart by a blank line; `-` is standard input, None if that is closed.
 
     Raises `InvalidRequest` for a file that is missing, unreadable, too large, empty or no UTF-8 text.
     """
+    if names.count("-") > 1:
+        raise InvalidRequest("standard input can be read once; name - only once", param="context")
     return "\n\n".join(_read(name, standard_input) for name in names)
 
 
-def _read(name: str, standard_input: BinaryIO) -> str:
+def _read(name: str, standard_input: BinaryIO | None) -> str:
     label = "standard input" if name == "-" else name
     try:
         if name == "-":
+            if standard_input is None:
+                raise InvalidRequest("standard input is closed; pipe a document into it", param="context")
             data = standard_input.read(_LIMIT_BYTES + 1)
         else:
             with Path(name).open("rb") as file:

@@ -48,6 +48,7 @@ from roundhouse.telemetry.prometheus import Meter
 __all__ = ["Gateway", "Reported"]
 
 DEFAULT_ROUTE = "default"
+_LONGEST_SHOWN = 100  # of a name that is not known: a megabyte of it helps nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,5 +491,6 @@ class Gateway:
         if found is None:
             near = difflib.get_close_matches(name, routes, n=1)
             said = f"did you mean {near[0]}?" if near else f"there are {', '.join(routes)}"
-            raise ModelNotFound(f'there is no route or target "{name}"; {said}', model=name, known=tuple(routes))
+            shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."
+            raise ModelNotFound(f'there is no route or target "{shown}"; {said}', model=shown, known=tuple(routes))
         return found

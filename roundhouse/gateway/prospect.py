@@ -127,12 +127,23 @@ def would_fit(facts: ModelFacts | None, settings: Settings) -> bool | None:
 def _facts(entry: TargetSettings, settings: Settings) -> tuple[ModelFacts, Path]:
     path = located(entry, settings)
     if not path.exists() and (entry.type == "llamacpp" or not is_hub_name(entry.model)):
-        known = ", ".join(target.name for target in settings.targets) or "there are none"
-        raise ModelNotFound(f'"{entry.name}" is no target ({known}), or its file {path} is not here', model=entry.name)
+        raise ModelNotFound(_absent(entry.name, path, settings), model=entry.name)
+    if path.is_dir() and not (path / "config.json").exists():
+        raise ModelNotFound(f"{path} is no folder of a model: it has no config.json", model=entry.name)
     found = described(entry, settings)
     if found.facts is None:
         raise ModelNotFound(f'"{entry.name}": {found.note}', model=entry.name)
     return found.facts, found.path
+
+
+def _absent(name: str, path: Path, settings: Settings) -> str:
+    if any(target.name == name for target in settings.targets):
+        return f'target "{name}": there is no model file {path}; check `model` in {settings.source}'
+    known = ", ".join(target.name for target in settings.targets) or "none are configured"
+    return (
+        f'there is no "{name}": it is no target ({known}), no model that `roundhouse models list` names, '
+        "and no file or folder here"
+    )
 
 
 def _entry(model: str, settings: Settings, context: int, slots: int) -> TargetSettings:

@@ -133,7 +133,7 @@ class HTTPClient:
         trace: TraceContext | None = None,
     ) -> aiohttp.ClientResponse:
         """A response with a success status; anything else is raised."""
-        data = None if body is None else msgspec.json.encode(body)
+        data = None if body is None else _encoded(body)
         for last in (False, True):
             try:
                 # The second try takes no kept connection: others may have died with the first.
@@ -241,6 +241,17 @@ class _Stream(AbstractAsyncContextManager[AsyncIterator[bytes]], AsyncIterator[b
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._response.close()
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    """Half a pair of surrogates (of a file name, or of a command line in another encoding) has no form in UTF-8."""
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"the request holds {error.object[error.start]!a}, which is no character (half a surrogate pair): "
+            "send text that is UTF-8"
+        ) from error
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

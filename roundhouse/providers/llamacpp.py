@@ -21,6 +21,9 @@ from roundhouse.providers.openai_compatible import OpenAICompatibleClient, Reade
 
 __all__ = ["LlamaCppClient"]
 
+# It reads a larger number modulo 2**32, so that "as many as you like" may come to be five.
+_MOST_TOKENS = (1 << 31) - 1
+
 
 class LlamaCppClient(OpenAICompatibleClient):
     """`endpoint.url` is the server's root."""
@@ -56,7 +59,10 @@ class LlamaCppClient(OpenAICompatibleClient):
         """The server tells the probability of a token only beside an alternative, so one at least is asked for."""
         if request.logprobs == 0:
             request = structs.replace(request, logprobs=1)
-        return super().body(request)
+        body, ignored = super().body(request)
+        if body.get("max_tokens", 0) > _MOST_TOKENS:
+            body["max_tokens"] = _MOST_TOKENS
+        return body, ignored
 
     async def _knows_tools(self) -> bool:
         """The server drops tools in silence where the model's template does not write them."""

@@ -80,7 +80,15 @@ def build_app(
     )
     exact = {(one.method, one.path): Entrance(one.app, one.role, one.metered) for one in table if "{" not in one.path}
     prefixes = {one.path.partition("{")[0]: one.role for one in table if "{" in one.path}
-    guard = Guard(exact, inner, prefixes, access.ring, hosts=access.hosts, origins=access.origins)
+    guard = Guard(
+        exact,
+        inner,
+        prefixes,
+        access.ring,
+        hosts=access.hosts,
+        origins=access.origins,
+        body_limit_bytes=lambda: context.body_limit_bytes,
+    )
     gateway.before_reload(renewal(guard, context, access.ring))
     return guard
 

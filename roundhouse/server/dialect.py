@@ -33,6 +33,7 @@ EVENTS = b"text/event-stream; charset=utf-8"
 LINES = b"application/x-ndjson"
 # What is nested deeper cannot be written out again by every encoder on the way to a backend.
 _DEPTH_LIMIT = 100
+_TOO_DEEP = f"the body is nested deeper than {_DEPTH_LIMIT} levels, which is the limit"
 
 _json = msgspec.json.Encoder()
 T = TypeVar("T")
@@ -108,7 +109,9 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any]]:
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
         raise InvalidRequest(f"{message} (at {place.strip('`.') or 'the top'})", param=place.strip("`.")) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError as error:
+        raise InvalidRequest(_TOO_DEEP) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error
 
 
@@ -122,7 +125,7 @@ def _refuse_depth(raw: Any) -> None:
     while level:
         depth += 1
         if depth > _DEPTH_LIMIT:
-            raise InvalidRequest(f"the body is nested deeper than {_DEPTH_LIMIT} levels, which is the limit")
+            raise InvalidRequest(_TOO_DEEP)
         level = [
             item
             for one in level

@@ -13,6 +13,7 @@ __all__ = [
     "Form",
     "Stopping",
     "TooLarge",
+    "Unasked",
     "anthropic_form",
     "form_of",
     "headers_of",
@@ -24,6 +25,10 @@ __all__ = [
 
 class TooLarge(e.InvalidRequest):
     """A body past the limit: HTTP has a status of its own for it."""
+
+
+class Unasked(TooLarge):
+    """Its client waits to be asked for the body (`Expect: 100-continue`) and never is; the connection ends."""
 
 
 class Encoded(e.InvalidRequest):
@@ -93,6 +98,8 @@ def headers_of(error: e.Error) -> dict[str, str]:
     headers = {} if retry_after_s is None else {"retry-after": str(max(1, math.ceil(retry_after_s)))}
     if isinstance(error, e.KeyRejected):
         headers["www-authenticate"] = 'Bearer realm="roundhouse"'
+    if isinstance(error, Unasked):
+        headers["connection"] = "close"
     return headers
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "send_json",
     "start_stream",
     "stopping",
+    "too_large",
     "until_client_leaves",
 ]
 
@@ -49,10 +50,14 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
         piece = message.get("body", b"")
         size += len(piece)
         if size > limit_bytes:
-            raise TooLarge(f"the body is larger than {limit_bytes >> 20} MiB, which is the limit")
+            raise TooLarge(too_large(limit_bytes))
         if not message.get("more_body"):
             return piece if not pieces else b"".join([*pieces, piece])
         pieces.append(piece)
+
+
+def too_large(limit_bytes: int) -> str:
+    return f"the body is larger than {limit_bytes >> 20} MiB, which is the limit"
 
 
 class Leaving:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,8 +18,8 @@ from roundhouse.access.keys import Role
 from roundhouse.access.ring import KeyRing
 from roundhouse.core.errors import Error, InvalidRequest, NotAllowed
 from roundhouse.server.context import CALLER
-from roundhouse.server.errors import Encoded, form_of
-from roundhouse.server.exchange import send_error
+from roundhouse.server.errors import Encoded, TooLarge, Unasked, form_of
+from roundhouse.server.exchange import send_error, too_large
 
 __all__ = ["LOOPBACK_HOSTS", "SECURITY_HEADERS", "Entrance", "Guard"]
 
@@ -37,6 +37,7 @@ SECURITY_HEADERS = (
     ("cross-origin-resource-policy", "same-origin"),
 )
 _REMEMBERED_HOSTS = 256
+_LARGE_DIGITS = len(str(1 << 20))  # no limit is below 1 MiB, so that a shorter number need not be read
 # A name, or an address of version 6 in brackets, and a port.
 _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{0,5})?", re.IGNORECASE)
 # Of which a request has one: of two, a proxy might have read the other.
@@ -56,7 +57,8 @@ class Entrance:
 
 class Guard:
     """`entrances` by method and path. What is not among them goes to `otherwise`, with the role that `prefixes` give
-    its path: a path that nobody knows is told to be unknown to clients too.
+    its path: a path that nobody knows is told to be unknown to clients too. A body that is announced as larger than
+    `body_limit_bytes()` is refused before any of it has come.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class Guard:
         *,
         hosts: Sequence[str],
         origins: Sequence[str] = (),
+        body_limit_bytes: Callable[[], int],
     ) -> None:
+        self._body_limit_bytes = body_limit_bytes
         self._entrances = entrances
         self._otherwise = otherwise
         self._prefixes = {"/admin/": Role.ADMIN, **prefixes}
@@ -108,11 +112,17 @@ class Guard:
             await send_error(send, said, form_of(scope["path"]))
 
     def checked_head(self, scope: Scope) -> Mapping[bytes, bytes]:
-        """The headers. Raises `InvalidRequest` for what two readers could understand differently, or is not for us."""
+        """The headers. Raises `InvalidRequest` for what two readers could understand differently, is not for us, or
+        announces too large a body.
+        """
         headers = dict(scope["headers"])
         if len(headers) != len(scope["headers"]):
             _check_single(scope["headers"])
         self._check_host(headers.get(b"host", b""))
+        length = headers.get(b"content-length")
+        if length is not None and len(length) >= _LARGE_DIGITS and int(length) > self._body_limit_bytes():
+            kind = Unasked if b"expect" in headers else TooLarge
+            raise kind(too_large(self._body_limit_bytes()))
         return headers
 
     async def _enter(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import math
+import socket
 import sys
 from collections.abc import Callable
 from typing import Literal
@@ -11,19 +13,61 @@ from typing import Literal
 import uvicorn
 from starlette.types import ASGIApp
 
-from roundhouse.config import Server, Settings
+from roundhouse.config import Server as ServerSettings
+from roundhouse.config import Settings
 from roundhouse.server.guard import SECURITY_HEADERS
 from roundhouse.server.protocol import ConnectionLimits, Limited, limited
 from roundhouse.server.tls import tls_files
 
-__all__ = ["config_of", "renewal_of", "settle"]
+__all__ = ["Server", "config_of", "renewal_of", "settle"]
 
 _COLLECT_AFTER = 20_000  # allocations beyond frees; 700 is Python's own, which is hundreds of times a second under load
 
 
+class Server(uvicorn.Server):
+    """uvicorn, but that after a second Ctrl-C it waits for no answer, yet tells whoever has one under way and stops the
+    engines; and that a client has as long for its TLS handshake as for the head of a request.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if not sockets or self.config.ssl is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])  # the application; uvicorn would give each handshake a minute
+        loop = asyncio.get_running_loop()
+        for listening in sockets:
+            server = await loop.create_server(
+                self.protocol,
+                sock=listening,
+                ssl=self.config.ssl,
+                backlog=self.config.backlog,
+                ssl_handshake_timeout=self.handshake_s,
+            )
+            self.servers.append(server)
+
+    @property
+    def handshake_s(self) -> float | None:
+        """None: there is no handshake."""
+        return None if self.config.ssl is None else _limited(self.config).limits.head_s
+
+    def protocol(self) -> asyncio.Protocol:
+        """Of a new connection."""
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn then leaves the application as it is, which dies of being cancelled
+            for task in self.server_state.tasks:
+                task.cancel()
+            await self.lifespan.shutdown()
+
+
 def config_of(
     app: ASGIApp,
-    settings: Server,
+    settings: ServerSettings,
     tls: tuple[str, str] | None,
     *,
     connections: int = 0,
@@ -53,7 +97,14 @@ def config_of(
     )
 
 
-def limits_of(settings: Server) -> ConnectionLimits:
+def _limited(config: uvicorn.Config) -> type[Limited]:
+    protocol = config.http
+    assert isinstance(protocol, type)
+    assert issubclass(protocol, Limited)
+    return protocol
+
+
+def limits_of(settings: ServerSettings) -> ConnectionLimits:
     return ConnectionLimits(
         head_s=settings.head_timeout_s,
         request_s=settings.request_timeout_s,
@@ -69,10 +120,7 @@ def renewal_of(config: uvicorn.Config) -> Callable[[Settings], Callable[[], None
         files = tls_files(new)
 
         def apply() -> None:
-            protocol = config.http
-            assert isinstance(protocol, type)
-            assert issubclass(protocol, Limited)
-            protocol.limits = limits_of(new.server)
+            _limited(config).limits = limits_of(new.server)
             config.limit_concurrency = new.server.connections
             config.timeout_graceful_shutdown = math.ceil(new.server.drain_s)
             if files and config.ssl_certfile and config.ssl is not None:

@@ -155,9 +155,21 @@ async def test_what_cannot_be_written_is_said_and_what_was_measured_is_printed(t
 
 
 async def test_a_server_that_answers_nothing_fails_the_run(tmp_path: Path) -> None:
-    code, out, _ = await bench("run", "--url", "http://127.0.0.1:9", "--rate", "50", "--count", "5")
+    async def failing(exchange: Exchange) -> None:
+        await exchange.whole({"error": {"message": "no"}}, status=500)
+
+    async with fake_server(failing) as server:
+        code, out, _ = await bench("run", "--url", server.url, "--model", "m", "--rate", "50", "--count", "5")
     assert code == 1
-    assert "connect_failed 5" in out
+    assert "provider_error 5" in out
+
+
+@pytest.mark.parametrize("subject", [("--url", "http://127.0.0.1:9"), ("--model", "nope")])
+async def test_what_is_not_there_is_not_driven(subject: tuple[str, str]) -> None:
+    """Minutes of refused connections would measure nothing."""
+    code, out, told = await bench("run", *subject)
+    assert (code, out) == (1, "")
+    assert f"{subject[1]} was not driven: its first request failed" in told
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to open the report with")

@@ -16,7 +16,8 @@ def test_runs_are_listed_with_their_trend_and_open_their_reports(browser: Browse
     command = ["bench", "run", "--rate", "40", "--count", "80", "--model", "demo"]
     (tmp_path / "c.yaml").write_text("llm: {providers: [{type: llamacpp, model: demo, name: demo}]}\n")
     for label in ("before", "after"):
-        run(*command, "--label", label, "--config", str(tmp_path / "c.yaml"), env=environ, check=True)
+        named = f"{label} at http://127.0.0.1:11434"
+        run(*command, "--label", named, "--config", str(tmp_path / "c.yaml"), env=environ, check=True)
     with serve(tmp_path / "c.yaml") as server, browser.new_context() as context:
         page = context.new_page()
         wrong: list[str] = []
@@ -27,6 +28,8 @@ def test_runs_are_listed_with_their_trend_and_open_their_reports(browser: Browse
         expect(page.get_by_role("row").filter(has_text="after")).to_be_visible()
         expect(page.get_by_role("heading", name="First token, from the scheduled time, median")).to_be_visible()
         expect(page.locator("canvas").first).to_be_visible()
+        page.set_viewport_size({"width": 1200, "height": 800})
+        page.wait_for_function("(t => t.scrollWidth <= t.parentElement.clientWidth)(document.querySelector('table'))")
         with context.expect_page() as opened:
             page.get_by_role("button", name="Report of after").click()
         expect(opened.value.get_by_role("heading", level=1)).to_contain_text("Benchmark")

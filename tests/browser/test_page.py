@@ -250,6 +250,9 @@ def test_with_keys_the_page_asks_for_one_and_keeps_it_in_the_tab(browser: Browse
     with serve(config) as served, browser.new_context() as context:
         page = context.new_page()
         page.goto(served.url.removesuffix("/v1"))
+        page.locator("#key-input").fill("schlüssel ☃")  # which no header can hold
+        page.get_by_role("button", name="Use it").click()
+        expect(page.locator("#key-why")).to_contain_text("This is no key")
         for wrong in ("nonsense", client):
             page.locator("#key-input").fill(wrong)
             page.get_by_role("button", name="Use it").click()
@@ -271,4 +274,46 @@ def test_a_server_that_stops_is_said_to_be_lost(browser: Browser, tmp_path: Path
         with serve(config) as served:
             page.goto(served.url.removesuffix("/v1"))
             page.wait_for_selector(".link.live")
+            expect(page.get_by_text("No model of this server has been loaded yet.")).to_be_visible()
         expect(page.locator("#link")).to_have_text("connection lost, trying again")
+        assert _cut_off(page) == []
+        page.get_by_role("link", name="Playground").click()
+        page.get_by_label("Message").fill("hello")
+        page.keyboard.press("Control+Enter")
+        expect(page.locator(".bad-text")).to_have_text("the server cannot be reached")
+
+
+def _cut_off(page: Page) -> list[str]:
+    """Names of views that the header does not show whole."""
+    found: list[str] = page.evaluate(
+        """() => {
+          const nav = document.querySelector("nav").getBoundingClientRect();
+          const out = (box) => box.left < nav.left - 8 || box.right > nav.right + 8 || box.bottom > nav.bottom + 1;
+          const links = [...document.querySelectorAll("nav a")];
+          return links.filter((link) => out(link.getBoundingClientRect())).map((link) => link.innerText);
+        }"""
+    )
+    return found
+
+
+@pytest.mark.parametrize("width", [360, 641, 768, 1024, 1121, 1200])
+def test_every_view_is_named_whole_in_the_header(browser: Browser, root: str, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 700}) as context:
+        page = context.new_page()
+        page.goto(root)
+        page.wait_for_selector(".link.live")
+        assert _cut_off(page) == []
+
+
+@pytest.mark.parametrize("width", [360, 768, 1200])
+def test_what_gets_the_focus_is_not_under_the_header(browser: Browser, root: str, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 300}) as context:
+        page = context.new_page()
+        page.goto(f"{root}/#/playground")
+        page.wait_for_selector(".link.live")
+        field = page.get_by_label("Temperature")
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        field.evaluate("field => field.focus()")
+        header = page.evaluate("document.querySelector('header').getBoundingClientRect().bottom")
+        top = field.evaluate("field => field.getBoundingClientRect().top")
+        assert top >= header

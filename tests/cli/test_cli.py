@@ -1,6 +1,7 @@
 """The command line as users meet it: output, exit codes, one clear sentence for what is wrong, nothing left behind."""
 
 import json
+import os
 import shlex
 import socket
 import subprocess
@@ -174,6 +175,98 @@ def test_a_reader_who_leaves_early_causes_no_traceback() -> None:
     assert b"Traceback" not in ended.stderr
 
 
+def test_a_command_whose_reader_left_ends_as_others_do(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-m", "roundhouse", "config", "show"], stdout=writer, stderr=-1, timeout=60)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_said_in_a_sentence() -> None:
+    for arguments in (("config", "show"), ("--help",)):
+        with Path("/dev/full").open("wb") as full:
+            ended = subprocess.run(
+                [sys.executable, "-m", "roundhouse", *arguments], stdout=full, stderr=subprocess.PIPE, timeout=60
+            )
+        assert ended.returncode == 1
+        assert ended.stderr.decode() == "roundhouse: No space left on device; `roundhouse --debug` shows where\n"
+
+
+def test_closed_streams_are_no_traceback(tmp_path: Path) -> None:
+    for command, code in (("config show >&-", 0), ("ask x --context - <&-", 1)):
+        ended = subprocess.run(
+            f"{sys.executable} -m roundhouse {command}", shell=True, capture_output=True, timeout=60, cwd=tmp_path
+        )
+        assert ended.returncode == code
+        assert b"Traceback" not in ended.stderr
+    assert b"standard input is closed" in ended.stderr
+
+
+def test_a_terminal_without_a_character_is_written_to(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("llm: {providers: [{type: llamacpp, model: demo}]}")
+    command = [sys.executable, "-m", "roundhouse", "config", "check", str(config)]
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, capture_output=True, timeout=60, env=environ)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"llamacpp" in ended.stdout
+
+
+def test_text_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    for arguments in (
+        ("ask", "caf\udce9?"),
+        ("prompts", "render", "chat", "--model", "demo", "--var", "message=\udce9"),
+    ):
+        ended = run(*arguments)
+        assert ended.returncode == 1
+        assert b"the request holds '\\udce9'" in ended.stderr
+        assert b"Traceback" not in ended.stderr
+
+
+def test_standard_input_is_read_once() -> None:
+    ended = run("ask", WHO, "-c", "-", "-c", "-", stdin=VARO.encode())
+    assert (ended.returncode, b"only once" in ended.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ask", "x", "--temperature", "nan"),
+        ("keys", "create", "ann", "--days", "inf"),
+        ("keys", "create", "ann", "--days", "nan"),
+        ("switch", "default", "demo", "--canary", "nan"),
+        ("bench", "run", "--rate", "1", "--rate", "nan"),
+    ],
+)
+def test_nan_is_no_number_of_any_command(arguments: tuple[str, ...]) -> None:
+    """No bound holds it: a key with it as its days would never have ended."""
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert b"is no finite number" in ended.stderr
+
+
+def test_all_faults_of_a_configuration_are_told_by_whichever_command_reads_it(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("llm:\n  providers: [{type: nope}]\nserver: {port: 99999999}\n")
+    ended = run("doctor", "--config", str(config))
+    assert ended.returncode == 2
+    assert b":2:22: " in ended.stderr
+    assert b":3:16: server.port" in ended.stderr
+
+
+def test_a_password_in_the_url_of_a_server_is_not_repeated() -> None:
+    ended = run("ps", "--url", "http://ann:secret-word@127.0.0.1:1")
+    assert ended.returncode == 2
+    assert b"secret-word" not in ended.stderr + ended.stdout
+
+
+def test_a_key_has_a_name_that_fits_into_a_table() -> None:
+    ended = run("keys", "create", "x" * 101)
+    assert (ended.returncode, b"at most 100 characters" in ended.stderr) == (2, True)
+
+
 def test_a_plan_tells_what_a_model_needs_and_how_far_it_stretches(tmp_path: Path) -> None:
     ended = run("plan", "demo", "--ctx", "512", "--parallel", "2", "--json")
     told = json.loads(ended.stdout)
@@ -206,7 +299,14 @@ def test_a_plan_that_cannot_be_met_ends_with_1(tmp_path: Path) -> None:
 def test_a_plan_for_nothing_says_what_there_is(tmp_path: Path) -> None:
     ended = run("plan", "nope")
     assert ended.returncode == 1
-    assert b'"nope" is no target (there are none), or its file nope is not here' in ended.stderr
+    assert b'there is no "nope": it is no target (none are configured)' in ended.stderr
+    (tmp_path / "empty").mkdir()
+    assert b"it has no config.json" in run("plan", str(tmp_path / "empty")).stderr
+    config = tmp_path / "c.yaml"
+    config.write_text("llm: {providers: [{type: llamacpp, model: gone.gguf, name: mine}]}")
+    said = run("plan", "mine", "--config", str(config)).stderr.decode()
+    assert 'target "mine": there is no model file' in said
+    assert "is no target" not in said
 
 
 def test_a_plan_for_a_target_is_by_its_own_backend(tmp_path: Path) -> None:

@@ -208,3 +208,83 @@ async def test_litellm_asynchronous_embeddings_responses_and_errors(served: Serv
     Kind.model_validate_json(told.choices[0].message.content)
     with pytest.raises(litellm.NotFoundError, match="there is no route or target"):
         litellm.completion(model="openai/nope", messages=messages, **to)
+
+
+def test_langchain_openai_choices_stop_seed_and_usage_of_a_stream(served: Served) -> None:
+    from langchain_core.messages import HumanMessage
+    from langchain_openai import ChatOpenAI
+
+    model = ChatOpenAI(model="default", base_url=served.url, api_key="none", seed=7, stream_usage=True)
+    two = ChatOpenAI(model="default", base_url=served.url, api_key="none", n=2)
+    several = two.generate([[HumanMessage(QUESTION)]])
+    assert [one.text for one in several.generations[0]] == [VARO] * 2
+    cut = model.invoke(QUESTION, stop=[" 1871"])
+    assert cut.text == VARO.partition(" 1871")[0]
+    assert cut.response_metadata["finish_reason"] == "stop"
+    gathered = None
+    for chunk in model.stream(QUESTION, logprobs=True):
+        gathered = chunk if gathered is None else gathered + chunk
+    assert gathered is not None
+    assert gathered.usage_metadata["total_tokens"] > gathered.usage_metadata["output_tokens"] > 0
+    assert "".join(one["token"] for one in gathered.response_metadata["logprobs"]["content"]).strip() == VARO
+
+
+def test_langchain_openai_errors_are_those_of_its_client(served: Served) -> None:
+    import openai
+    from langchain_openai import ChatOpenAI
+
+    with pytest.raises(openai.NotFoundError, match="there is no route or target"):
+        ChatOpenAI(model="nope", base_url=served.url, api_key="none").invoke("x")
+    with pytest.raises(openai.BadRequestError, match="context"):
+        ChatOpenAI(model="default", base_url=served.url, api_key="none").invoke("word " * 3000)
+
+
+def test_langchain_ollama_stop_seed_and_usage_of_a_stream(served: Served) -> None:
+    from langchain_ollama import ChatOllama
+
+    model = ChatOllama(model="default", base_url=served.url.removesuffix("/v1"), seed=7, stop=[" 1871"])
+    gathered = None
+    for chunk in model.stream(QUESTION):
+        gathered = chunk if gathered is None else gathered + chunk
+    assert gathered is not None
+    assert gathered.text == VARO.partition(" 1871")[0]
+    assert gathered.usage_metadata is not None
+    assert gathered.usage_metadata["output_tokens"] > 0
+
+
+async def test_llama_index_streams_asynchronously_with_stop_seed_logprobs_and_usage(served: Served) -> None:
+    from llama_index.core.llms import ChatMessage
+    from llama_index.llms.openai_like import OpenAILike
+
+    to = {"model": "default", "api_base": served.url, "api_key": "none", "is_chat_model": True}
+    asked = [ChatMessage(role="user", content=QUESTION)]
+    model = OpenAILike(additional_kwargs={"seed": 7, "stop": [" 1871"]}, **to)
+    assert "".join([piece.delta or "" async for piece in await model.astream_chat(asked)]) == VARO.partition(" 1871")[0]
+    told = OpenAILike(logprobs=True, top_logprobs=2, **to).chat(asked)
+    assert told.raw.usage.completion_tokens > 0
+    assert len(told.raw.choices[0].logprobs.content) > 3
+
+
+async def test_litellm_choices_stop_seed_logprobs_usage_and_streams_of_every_wire(served: Served) -> None:
+    import litellm
+
+    to = {"api_base": served.url, "api_key": "none"}
+    root = served.url.removesuffix("/v1")
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}], "seed": 7, "max_tokens": 100}
+    several = litellm.completion(model="openai/default", n=2, logprobs=True, top_logprobs=2, **asked, **to)
+    assert [one.message.content for one in several.choices] == [VARO] * 2
+    assert len(several.choices[0].logprobs["content"]) > 3
+    cut = litellm.completion(model="openai/default", stop=[" 1871"], **asked, **to)
+    assert cut.choices[0].message.content == VARO.partition(" 1871")[0]
+    for kind, base in (("openai/default", served.url), ("ollama_chat/default", root), ("anthropic/default", root)):
+        pieces = await litellm.acompletion(
+            model=kind, stream=True, stream_options={"include_usage": True}, api_base=base, api_key="none",
+            messages=asked["messages"], max_tokens=100,
+        )  # fmt: skip
+        text, used = "", 0
+        async for piece in pieces:
+            text += (piece.choices[0].delta.content or "") if piece.choices else ""
+            used = getattr(getattr(piece, "usage", None), "completion_tokens", 0) or used
+        assert (text, used > 0) == (VARO, True), kind
+    events = litellm.responses(model="openai/default", input=QUESTION, stream=True, **to)
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == VARO

@@ -363,3 +363,19 @@ async def test_documents_are_ranked_in_the_order_they_were_given() -> None:
         client = LlamaCppClient(Endpoint("t", server.url))
         assert await client.arerank("q", ["a", "b"]) == [-1.0, 2.5]
         await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"), [(5, 5), (2**31 - 1, 2**31 - 1), (2**32 + 5, 2**31 - 1), (10**40, 2**31 - 1)]
+)
+def test_as_many_tokens_as_you_like_are_not_few_to_llama_cpp(asked: int, sent: int) -> None:
+    """It reads the number modulo 2**32."""
+    body, _ = LlamaCppClient(Endpoint("t", "http://x")).body(ChatRequest.of("hi", sampling=Sampling(max_tokens=asked)))
+    assert body["max_tokens"] == sent
+
+
+async def test_text_that_has_no_form_in_utf_8_is_the_callers_mistake() -> None:
+    client = OpenAICompatibleClient(Endpoint("t", "http://127.0.0.1:1"))
+    with pytest.raises(errors.InvalidRequest, match=r"'\\udce9', which is no character"):
+        await client.agenerate(ChatRequest.of("caf\udce9"))
+    await client.aclose()

@@ -100,6 +100,27 @@ def test_a_body_past_the_limit_is_refused_on_every_path(strict: Served, taking: 
             assert "which is the limit" in answer.text
 
 
+async def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(strict: Served) -> None:
+    """Two gigabytes would else be read and thrown away; a client that asks first is never told to go on."""
+    for expect in (b"", b"expect: 100-continue\r\n"):
+        reader, writer = await _open(strict)
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2147483648\r\n"
+        writer.write(head + expect + b"\r\n")
+        told = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert told.startswith(b"HTTP/1.1 413 ")
+        assert (b"connection: close" in told) == bool(expect)
+        assert b"1 MiB, which is the limit" in await asyncio.wait_for(reader.read(1000), 10)
+        await asyncio.wait_for(reader.read(), 10)  # whoever sends none of it holds the connection no longer than others
+        writer.close()
+    _still_served(strict)
+
+
+def test_a_name_of_a_megabyte_is_not_sent_back(strict: Served) -> None:
+    answer = httpx.post(strict.url + "/chat/completions", json={**GOOD, "model": "m" * 1_000_000})
+    assert answer.status_code == 404
+    assert len(answer.content) < 1000
+
+
 BROKEN = [
     b"",
     b"null",

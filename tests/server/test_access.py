@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -245,6 +247,42 @@ def test_a_public_address_needs_a_key_and_is_served_with_one(tmp_path: Path) -> 
         assert httpx.get(url, headers={"authorization": f"Bearer {secret}"}).status_code == 200
 
 
+@pytest.fixture
+def certified(tmp_path: Path) -> Path:
+    """A configuration with a certificate of its own; clients have 300 ms to begin."""
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    made = ["openssl", *command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "k.pem", "-out", "c.pem"]
+    subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "llm: {providers: [{type: openai, endpoint: 'http://127.0.0.1:9'}]}\n"
+        "server: {tls_cert: c.pem, tls_key: k.pem, head_timeout: 300ms}\n"
+    )
+    return config
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_handshake_that_never_ends_is_cut_off_as_a_slow_head_is(certified: Path, workers: str) -> None:
+    """The minute that asyncio gives would let strangers hold every descriptor."""
+    with serve(certified, "--workers", workers) as served:
+        port = int(served.url.split(":")[2].split("/")[0])
+        for begun in (b"", b"\x16\x03\x01\x02\x00\x01"):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(begun)
+                assert connection.recv(100) == b""
+        trusted = ssl.create_default_context(cafile=str(certified.parent / "c.pem"))
+        assert httpx.get(served.url.replace("/v1", "/healthz"), verify=trusted).status_code == 200
+
+
+def test_commands_reach_a_server_whose_certificate_they_are_told_to_trust(certified: Path) -> None:
+    with serve(certified) as served:
+        refused = run("ps", "--url", served.url)
+        assert refused.returncode == 1
+        assert "a certificate that is not trusted here" in refused.stderr
+        assert "$SSL_CERT_FILE" in refused.stderr
+        run("ps", "--url", served.url, env={**os.environ, "SSL_CERT_FILE": str(certified.parent / "c.pem")}, check=True)
+
+
 def test_tls_by_files(tmp_path: Path) -> None:
     command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     made = ["openssl", *command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "k.pem", "-out", "c.pem"]
@@ -252,8 +290,6 @@ def test_tls_by_files(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     base = "llm: {providers: [{type: openai, endpoint: 'http://127.0.0.1:9'}]}\n"
     config.write_text(base + "server: {tls_cert: c.pem, tls_key: k.pem}\n")
-    import ssl
-
     with serve(config) as served:
         assert served.url.startswith("https://")
         trusted = ssl.create_default_context(cafile=str(tmp_path / "c.pem"))

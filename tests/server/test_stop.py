@@ -82,3 +82,24 @@ async def test_an_answer_that_ends_in_time_is_whole(tmp_path: Path) -> None:
         status, text = await asking
         served.process.wait(20)
     assert (status, text.endswith("data: [DONE]\n\n")) == (200, True)
+
+
+async def test_a_second_interrupt_waits_for_no_answer(tmp_path: Path) -> None:
+    """As somebody at a terminal presses Ctrl-C again; the client still hears why, and the log holds no traceback."""
+    with _answering(tmp_path, "10m", None) as (served, begun):
+        root = served.url.removesuffix("/v1")
+        asking = asyncio.create_task(asyncio.to_thread(_asked, root, "/v1/chat/completions", stream=True))
+        assert await asyncio.to_thread(begun.wait, 10)
+        served.process.send_signal(signal.SIGINT)
+        with pytest.raises(httpx.TransportError):  # it has heard the first one
+            while True:
+                await asyncio.to_thread(httpx.get, root + "/healthz")
+        served.process.send_signal(signal.SIGINT)
+        status, text = await asking
+        assert served.process.wait(20) == 0
+        assert served.process.stderr is not None
+        log = served.process.stderr.read()
+    last = [line for line in text.splitlines() if line][-1]
+    assert (status, "this server stops" in str(json.loads(last.removeprefix("data: "))["error"])) == (200, True)
+    assert "Traceback" not in log
+    assert "ERROR" not in log

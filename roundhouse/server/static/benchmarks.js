@@ -10,7 +10,7 @@ const lineOf = (run, point) => `${subject(run)}, ${point.load}`;
 // The last runs of `roundhouse bench run` on this machine, and how their numbers went over time.
 export function benchmarks(root) {
   const place = h("div", { className: "charts" });
-  const list = table([["Run"], ["What was asked"], ["Load", "wide"], ["Answered/s", "number"], ["Tokens/s", "number"], ["First token, P50", "number"], ["Whole answer, P95", "number"], ["Failed", "number"], ["Right", "number"], [""]], "No benchmark has been kept yet: roundhouse bench run");
+  const list = table([["Run", "name"], ["What was asked", "name"], ["Load", "name"], ["Answered/s", "number"], ["Tokens/s", "number"], ["First token, P50", "number"], ["Whole answer, P95", "number"], ["Failed", "number"], ["Right", "number"], [""]], "No benchmark has been kept yet: roundhouse bench run");
   const said = h("p", { className: "small", role: "status" });
   root.append(h("h1", {}, "Benchmarks"), h("section", { className: "card" }, list.element, said), place);
   let charts = [];

@@ -19,7 +19,7 @@ export const badge = (text, kind = "") => h("span", { className: `badge ${kind}`
 
 export function seconds(value) {
   if (value === null || value === undefined) return "–";
-  if (value === 0) return "0";
+  if (value === 0) return "0 ms";
   if (value < 0.001) return `${(value * 1e6).toFixed(0)} µs`;
   if (value < 1) return `${(value * 1000).toFixed(value < 0.01 ? 1 : 0)} ms`;
   if (value < 90) return `${value.toFixed(value < 10 ? 2 : 1)} s`;

@@ -88,7 +88,8 @@ export function overview(root, { history }) {
       });
       charts.forEach((chart) => chart.update());
       warn(concerns(shot));
-      memory.replaceChildren(...shot.state.memory.devices.map(device));
+      const devices = shot.state.memory.devices.map(device);
+      memory.replaceChildren(...(devices.length ? devices : [h("p", { className: "faint" }, "No model of this server has been loaded yet.")]));
     },
     recolour: () => charts.forEach((chart) => chart.draw()),
     remove: () => charts.forEach((chart) => chart.remove()),

@@ -15,8 +15,14 @@ function askForKey(refused) {
   asking ??= new Promise((resolve) => {
     const dialog = document.getElementById("key");
     if (refused) document.getElementById("key-why").textContent = refused;
-    document.getElementById("key-form").onsubmit = () => {
-      setKey(document.getElementById("key-input").value.trim());
+    document.getElementById("key-form").onsubmit = (event) => {
+      const given = document.getElementById("key-input").value.trim();
+      if (!/^[\x21-\x7e]+$/.test(given)) { // no header can hold it, and the browser would send nothing at all
+        event.preventDefault();
+        document.getElementById("key-why").textContent = "This is no key: a key has letters, digits, - and _ alone, and no blanks.";
+        return;
+      }
+      setKey(given);
       asking = null;
       resolve();
     };
@@ -31,10 +37,15 @@ export async function ask(path, { method = "GET", body, signal } = {}) {
     const headers = { accept: "application/json" };
     if (key) headers.authorization = `Bearer ${key}`;
     if (body !== undefined) headers["content-type"] = "application/json";
-    const answer = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+    const answer = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) }).catch(unreachable);
     if (answer.status !== 401 && !(answer.status === 403 && path.startsWith("/admin/"))) return answer;
     await askForKey((await told(answer)) + ".");
   }
+}
+
+// Browsers have words of their own for it, such as "Failed to fetch".
+function unreachable(error) {
+  throw error.name === "AbortError" ? error : new Error("the server cannot be reached");
 }
 
 export async function told(answer) {

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import uvicorn
 from starlette.types import Scope
 
+from roundhouse.server.serving import Server
+
 __all__ = ["HandedServer", "hand", "take_handed"]
 
 
@@ -45,8 +47,8 @@ def take_handed(way: socket.socket, take: Callable[[socket.socket], None]) -> No
     loop.add_reader(way.fileno(), ready)
 
 
-class HandedServer(uvicorn.Server):
-    """uvicorn, for connections that somebody else has accepted. `taken` counts them; `ending` is told when it stops,
+class HandedServer(Server):
+    """For connections that somebody else has accepted. `taken` counts them; `ending` is told when it stops,
     after which it serves what is on its way to it still.
     """
 
@@ -75,16 +77,12 @@ class HandedServer(uvicorn.Server):
                 connection.transport.close()
 
     async def _open(self, connection: socket.socket, *, tls: bool) -> None:
-        def protocol() -> asyncio.Protocol:
-            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            )
-            return made
-
         loop = asyncio.get_running_loop()
+        secure = self.config.ssl if tls else None
+        limit_s = self.handshake_s if secure else None
         try:
-            await loop.connect_accepted_socket(protocol, connection, ssl=self.config.ssl if tls else None)
-        except OSError:  # it hung up already, or speaks no TLS
+            await loop.connect_accepted_socket(self.protocol, connection, ssl=secure, ssl_handshake_timeout=limit_s)
+        except OSError:  # it hung up already, speaks no TLS, or never ends its handshake
             connection.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

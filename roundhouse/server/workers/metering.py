@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -71,8 +71,11 @@ class WorkersGuard(Guard):
         *,
         hosts: Sequence[str],
         origins: Sequence[str],
+        body_limit_bytes: Callable[[], int],
     ) -> None:
-        super().__init__(entrances, otherwise, {}, ring, hosts=hosts, origins=origins)
+        super().__init__(
+            entrances, otherwise, {}, ring, hosts=hosts, origins=origins, body_limit_bytes=body_limit_bytes
+        )
         self._link = link
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -79,6 +79,7 @@ class _Worker:
             link,
             hosts=(*LOOPBACK_HOSTS, *settings.server.hosts),
             origins=settings.server.origins,
+            body_limit_bytes=lambda: self._answers.body_limit_bytes,
         )
         self._guard.carries = setup.carries
         self._config = config_of(
