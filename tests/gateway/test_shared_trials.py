@@ -115,6 +115,7 @@ async def test_feedback_is_taken_while_the_database_is_away_and_refused_for_what
         with closing(Store(address)) as store:
 
             def told(metric: str) -> float:
+                store.settle()  # as whoever judges does: both servers may have written at the same moment
                 return sum(sums.y for arm in store.sums("e", metric).values() for sums in arm.values())
 
             await _eventually(lambda: (told("ok"), told("nice")) == (1.0, 1.0))

@@ -103,10 +103,11 @@ def _arm(answer: dict[str, Any]) -> str:
 def test_keys_limits_routes_and_an_experiment_are_those_of_both_servers(cluster: Cluster) -> None:
     config = ("--config", str(cluster.configs[0]))
     # Keys: made on one machine, asked for on both, and there is none without.
-    cluster.key = cluster.run("keys", "create", "boss", "--role", "admin", *config).stdout.strip()
     limited = cluster.run("keys", "create", "ann", "--requests-per-minute", "12", *config).stdout.strip()
-    for machine in (0, 1):
+    cluster.key = cluster.run("keys", "create", "boss", "--role", "admin", *config).stdout.strip()
+    for machine in (0, 1):  # who knows the later key knows the earlier one
         eventually(lambda machine=machine: cluster.ask(machine, key=limited + "x").status_code == 401)
+        eventually(lambda machine=machine: cluster.ask(machine).status_code == 200)
     listed = cluster.run("keys", "list", "--json", "--config", str(cluster.configs[1]), machine=1)
     assert sorted(one["name"] for one in json.loads(listed.stdout)) == ["ann", "boss"]
 
