@@ -74,6 +74,8 @@ async def run(
     async with Gateway(settings) as gateway:
         for notice in gateway.notices:
             tell(f"note: {notice}")
+        if plan.judge:
+            gateway.targets_of(plan.judge)  # or nobody need be asked for what it is to judge
         if arms:
             made = await produce(
                 gateway, arms, questions, answers, sampling=plan.sampling, at_once=plan.at_once, tell=tell

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from roundhouse.core.chat import ChatRequest, Message, Role, Sampling
-from roundhouse.core.errors import Error, InvalidRequest, ModelNotFound, StoreError, TemplateError
+from roundhouse.core.errors import Error, InvalidRequest, StoreError
 from roundhouse.experiments.design import Arm
 from roundhouse.gateway import Gateway
 from roundhouse.rating.answers import Question
@@ -59,8 +58,9 @@ async def produce(
 ) -> Produced:
     """Ask what `out` does not have yet. A variant is answered by its own first targets alone, never by a fallback.
 
-    Raises `InvalidRequest` if `out` holds answers of a variant that was another one, `InUse` if another process
-    writes it, `StoreError` for a disk that takes nothing.
+    Raises, before anything is asked, `ModelNotFound` and `TemplateError` for a route and a prompt that are not there,
+    `InvalidRequest` if `out` holds answers of a variant that was another one, and `InUse` if another process writes it;
+    `StoreError` for a disk that takes nothing.
     """
     done = Produced(made_by={arm.name: _made_by(gateway, arm, questions, sampling) for arm in arms})
     try:
@@ -144,13 +144,10 @@ def _asked(question: Question) -> dict[str, Any]:
 
 
 def _made_by(gateway: Gateway, arm: Arm, questions: Sequence[Question], sampling: Sampling) -> dict[str, Any]:
-    """The prompt with its version, so that edited words are another variant; what is unknown is empty."""
+    """The prompt with its version, so that edited words are another variant."""
     prompt = arm.prompt or (_PROMPT if any(question.context for question in questions) else "")
-    version = model = ""
-    with suppress(TemplateError):  # which each question will say
-        version = gateway.catalog.find(prompt).version if prompt else ""
-    with suppress(ModelNotFound):
-        model = gateway.model_of(gateway.targets_of(arm.route)[0])
+    version = gateway.catalog.find(prompt).version if prompt else ""
+    model = gateway.model_of(gateway.targets_of(arm.route)[0])
     chosen = Sampling(**arm.settings).over(sampling)
     settings = {
         name: value for name in Sampling.__struct_fields__ if (value := getattr(chosen, name)) not in (None, ())

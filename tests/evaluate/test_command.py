@@ -89,8 +89,10 @@ def crosses(given: object) -> int:
         (
             ("a.jsonl", "--variant", "a,route=x", "--variant", "b,route=y", "--count", "2"),
             1,
-            'no route or target "y"',
+            'no route or target "x"',
         ),
+        (("a.jsonl", "--variant", "a", "--variant", "b,prompt=nowhere", "--count", "2"), 1, "nowhere"),
+        (("a.jsonl", "--variant", "a", "--variant", "b", "--judge", "nobody"), 1, 'no route or target "nobody"'),
         (("other.jsonl",), 1, "none of the questions of the dataset"),
     ],
 )
@@ -104,3 +106,4 @@ def test_wrong_use_is_said_in_a_sentence(
     assert said in " ".join(ended.stderr.decode().replace("\u2502", " ").split())
     assert b"Traceback" not in ended.stderr
     assert not (tmp_path / "a.html").exists()
+    assert not (tmp_path / "a.jsonl").exists()  # nobody was asked anything
