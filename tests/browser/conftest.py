@@ -54,6 +54,12 @@ def experimented(state: Path) -> None:
     store.close()
 
 
+def becomes(page: Page, expression: str) -> None:
+    """Wait until it is true. Playwright's own wait evaluates it within the page, which the page's policy forbids."""
+    while not page.evaluate(expression):
+        page.wait_for_timeout(20)
+
+
 def chromium() -> str | None:
     """Debian's, or whatever $CHROMIUM names."""
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
+from tests.browser.conftest import becomes
 from tests.forge import run
 from tests.server.conftest import serve
 
@@ -29,12 +30,12 @@ def test_runs_are_listed_with_their_trend_and_open_their_reports(browser: Browse
         expect(page.get_by_role("heading", name="First token, from the scheduled time, median")).to_be_visible()
         expect(page.locator("canvas").first).to_be_visible()
         page.set_viewport_size({"width": 1200, "height": 800})
-        page.wait_for_function("(t => t.scrollWidth <= t.parentElement.clientWidth)(document.querySelector('table'))")
+        becomes(page, "(t => t.scrollWidth <= t.parentElement.clientWidth)(document.querySelector('table'))")
         with context.expect_page() as opened:
             page.get_by_role("button", name="Report of after").click()
         expect(opened.value.get_by_role("heading", level=1)).to_contain_text("Benchmark")
         page.emulate_media(color_scheme="dark")
         page.set_viewport_size({"width": 390, "height": 800})
         expect(page.get_by_role("button", name="Report of after")).to_be_visible()
-        page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+        becomes(page, "document.documentElement.scrollWidth <= innerWidth")
     assert wrong == []

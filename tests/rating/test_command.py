@@ -292,11 +292,18 @@ def test_a_context_that_was_cut_is_said(tmp_path: Path) -> None:
 
 
 def test_a_variant_that_cannot_answer_is_said_and_the_others_are_kept(tmp_path: Path) -> None:
-    out = tmp_path / "a.jsonl"
+    out, config = tmp_path / "a.jsonl", tmp_path / "c.yaml"
+    config.write_text(
+        "llm: {providers: [{type: llamacpp, name: demo, model: demo}, "
+        "{type: openai, name: dead, model: m, endpoint: 'http://127.0.0.1:9'}]}\nroutes: {default: [demo]}\n"
+    )
     asked = ("rate", "answer", "--out", str(out), "--count", "2", "--variant", "one", "--variant")
-    ended = run(*asked, "two,route=nowhere")
+    ended = run(*asked, "two,route=dead", "--config", str(config))
     assert ended.returncode == 1
     assert b"2 new answers, 0 were there, 2 could not be had" in ended.stdout
+    assert b"cannot be reached at http://127.0.0.1:9" in ended.stderr
+    ended = run(*asked, "two,route=nowhere", "--config", str(config))
+    assert (ended.returncode, ended.stdout) == (1, b"")
     assert b'there is no route or target "nowhere"' in ended.stderr
     assert run(*asked, "two,colour=3").returncode == 2
     assert run(*asked, "one").returncode == 2

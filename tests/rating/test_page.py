@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from roundhouse.rating.status import status_of
 from roundhouse.rating.store import Store
+from tests.browser.conftest import becomes
 from tests.rating.conftest import Opened, opened, row
 
 # Of an element: its text, and the first thing behind it that is not see-through.
@@ -131,7 +132,7 @@ def test_a_very_long_answer_is_shown_at_once_and_whole_if_asked_for(browser: Bro
             expect(text.get_by_role("button")).to_have_count(0)
             assert (text.text_content() or "").endswith("end")
         tab.mouse.wheel(0, 5000)
-        tab.wait_for_function("scrollY > 4000")
+        becomes(tab, "scrollY > 4000")
         expect(tab.get_by_role("heading", name="Answer 1")).to_be_in_viewport()
         tab.keyboard.press("1")
         expect(tab.locator("#far")).to_have_text("1 of 1")
