@@ -197,6 +197,7 @@ def test_an_experiment_is_one_for_all_servers_whoever_is_killed_and_whatever_res
     with ExitStack() as stack, closing(Store(cluster.address)) as store:
 
         def kept() -> tuple[int, float]:
+            store.settle()  # as whoever judges does: two servers may have written at the same moment
             outcomes = store.sums("e", "ok").values()
             return sum(store.counts("e").values()), sum(group.m for arm in outcomes for group in arm.values())
 
