@@ -31,7 +31,7 @@ _LIMIT_S = 3.0
 _LOOK_UP_S = 0.5
 _REMEMBERED = 20_000
 # Another server may have an exposure for as long as its batches take.
-_LOOKS = 6
+_LOOKS = 3
 _BETWEEN_LOOKS_S = 0.3
 _CATCHING_UP_S = 30.0
 
