@@ -35,7 +35,7 @@ async def test_a_backend_that_has_become_slower_does_not_pass_the_gate(tmp_path:
     """From end to end: two runs, a verdict, an exit code, a comment."""
     a, b, comment = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "comment.md"
     assert (await against_mock(a, Timing(0.1, 0.02, 6), "--slo", "ttft=0.5"))[0] == 0
-    assert (await against_mock(b, Timing(0.6, 0.03, 6)))[0] == 0
+    assert (await against_mock(b, Timing(0.15, 0.03, 6)))[0] == 0
     code, out, _ = await bench("gate", str(a), str(b), "--metric", "e2e_sched.p50", "--comment", str(comment))
     assert code == 1
     assert "e2e_sched.p50 slower" in out
@@ -48,7 +48,7 @@ async def test_two_servers_in_turns_are_told_apart(tmp_path: Path) -> None:
     """Both results are whole runs by themselves; which is slower is said for each metric."""
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     load = ("--arrivals", "constant", "--rate", "50", "--count", "40", "--repeat", "4")
-    async with mock_process(Timing(0.1, 0.02, 6)) as fast, mock_process(Timing(0.8, 0.02, 6)) as slow:
+    async with mock_process(Timing(0.1, 0.02, 6)) as fast, mock_process(Timing(0.2, 0.02, 6)) as slow:
         code, out, err = await bench(
             *("run", "--url", fast, "--against-url", slow, "--model", "mock", "--against", "mock"),
             *("--out", str(a), "--out-against", str(b), *load, "--json"),

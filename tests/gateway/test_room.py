@@ -36,7 +36,7 @@ def _held(pids: list[int]) -> int:
 
 
 async def test_three_models_share_the_room_of_two() -> None:
-    """150 requests in a random order: all answered, no busy engine stopped, no more promised or held than there is."""
+    """300 requests in a random order: all answered, no busy engine stopped, no more promised or held than there is."""
     settings = _settings(2.0)
     cap = settings.resources.memory_mib << 20
     async with Gateway(settings) as gateway:
@@ -71,7 +71,7 @@ async def test_three_models_share_the_room_of_two() -> None:
             async with gate:
                 return (await gateway.generate(_request(name))).report.target
 
-        names = [chance.choice(NAMES) for _ in range(150)]
+        names = [chance.choice(NAMES) for _ in range(300)]
         served = await asyncio.gather(*(ask(name) for name in names))
         sampling.cancel()
     assert list(served) == names
