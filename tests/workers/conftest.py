@@ -98,9 +98,7 @@ class House:
 
     def is_busy(self, count: int) -> Callable[[], Any]:
         async def check() -> bool:
-            with contextlib.suppress(httpx.TransportError):  # it came to a worker that was killed just now
-                return bool((await self.state())["replicas"][0]["busy"] == count)
-            return False
+            return bool((await self.state())["replicas"][0]["busy"] == count)
 
         return check
 
