@@ -10,9 +10,9 @@ from pathlib import Path
 
 from benchmarks.report import Row
 from roundhouse.history.recorder import Policy, Recorder
+from roundhouse.telemetry.buckets import Gaps
 from roundhouse.telemetry.drift import ERROR, TPOT, TTFT, Rule, Series
 from roundhouse.telemetry.events import RequestEnded
-from roundhouse.telemetry.gaps import Gaps
 from roundhouse.telemetry.prometheus import Meter
 
 __all__ = ["run"]

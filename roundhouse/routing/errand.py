@@ -26,7 +26,7 @@ from roundhouse.routing.attempt import Attempt
 from roundhouse.routing.contact import Contact
 from roundhouse.routing.failover import Sent
 from roundhouse.routing.target import Target, TokenLimits
-from roundhouse.telemetry.gaps import Gaps
+from roundhouse.telemetry.buckets import Gaps
 
 __all__ = [
     "Began",
@@ -114,10 +114,10 @@ class Passed(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, gaps: Gaps, at: float) -> Passed:
-        return cls(gaps.counts, gaps.total_s, at)
+        return cls(gaps.counts, gaps.total, at)
 
     def onto(self, gaps: Gaps) -> None:
-        gaps.counts, gaps.total_s = self.counts, self.total_s
+        gaps.counts, gaps.total = self.counts, self.total_s
 
 
 class Began(msgspec.Struct, frozen=True, tag=True):

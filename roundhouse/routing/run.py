@@ -18,8 +18,8 @@ from roundhouse.routing.replica import Replica
 from roundhouse.routing.route import Route, Tiers
 from roundhouse.routing.scheduler import Candidate, Decision, Serve
 from roundhouse.routing.target import Target
+from roundhouse.telemetry.buckets import Gaps
 from roundhouse.telemetry.events import Followed, RequestEnded, RequestTraced
-from roundhouse.telemetry.gaps import Gaps
 
 if TYPE_CHECKING:
     from roundhouse.routing.errand import Errand

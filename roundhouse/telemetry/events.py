@@ -10,7 +10,7 @@ import msgspec
 from roundhouse.core.chat import Sampling
 from roundhouse.core.errors import Error, RequestError
 from roundhouse.core.trace import TraceContext
-from roundhouse.telemetry.gaps import Gaps
+from roundhouse.telemetry.buckets import Gaps
 
 __all__ = [
     "CALLERS_OWN",

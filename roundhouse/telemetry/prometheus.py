@@ -11,6 +11,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from roundhouse.telemetry.buckets import BETWEEN_TOKENS
 from roundhouse.telemetry.events import (
     CALLERS_OWN,
     CLIENT_LEFT,
@@ -25,7 +26,6 @@ from roundhouse.telemetry.events import (
     RequestEnded,
     SwitchEnded,
 )
-from roundhouse.telemetry.gaps import BOUNDS
 from roundhouse.telemetry.metrics import LLMMetrics
 from roundhouse.telemetry.sketch import Rolling
 from roundhouse.telemetry.standing import Standing
@@ -65,9 +65,11 @@ class Meter:
         self._queue = self._bucketed("queue_seconds", "Time waited for a slot", _SECONDS)
         self._first = self._bucketed("time_to_first_token_seconds", "From arrival to the first content", _SECONDS)
         self._total = self._bucketed("request_seconds", "From arrival to the end", _SECONDS)
-        self._token = self._bucketed("time_per_output_token_seconds", "For each token after the first", BOUNDS)
+        self._token = self._bucketed("time_per_output_token_seconds", "For each token after the first", BETWEEN_TOKENS)
         self._own = self._bucketed("added_seconds", "What we took besides queue, load and backend", _OWN_SECONDS)
-        self._gaps = self._bucketed("time_between_tokens_seconds", "Between a piece of an answer and the next", BOUNDS)
+        self._gaps = self._bucketed(
+            "time_between_tokens_seconds", "Between a piece of an answer and the next", BETWEEN_TOKENS
+        )
         self._embeddings = Counter("roundhouse_embeddings", "Requests for embeddings that ended", (*both, "outcome"),
                                    registry=self.registry)  # fmt: skip
         self._texts = Counter("roundhouse_embedded_texts", "Texts that were embedded", both, registry=self.registry)

@@ -7,16 +7,15 @@ families tell them when somebody asks. For one thread.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from roundhouse.telemetry.gaps import Gaps
+from roundhouse.telemetry.buckets import Buckets
 
-__all__ = ["Bucketed", "Buckets", "Counted", "Tally"]
+__all__ = ["Bucketed", "Counted", "Tally"]
 
 
 class Tally:
@@ -26,26 +25,6 @@ class Tally:
 
     def __init__(self) -> None:
         self.count = 0
-
-
-class Buckets:
-    """How many values fell below each of `bounds`, which are inclusive, and their sum."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def merge(self, gaps: Gaps) -> None:
-        """Add what an answer has counted by the same bounds."""
-        self.counts = [one + more for one, more in zip(self.counts, gaps.counts, strict=True)]
-        self.total += gaps.total_s
 
 
 class Counted(Collector):

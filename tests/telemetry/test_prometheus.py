@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from roundhouse.config import load_mapping
 from roundhouse.core.chat import ChatRequest
 from roundhouse.gateway import Gateway
+from roundhouse.telemetry.buckets import Gaps
 from roundhouse.telemetry.events import CLIENT_LEFT, RequestEnded
-from roundhouse.telemetry.gaps import Gaps
 from roundhouse.telemetry.prometheus import Meter
 from tests.fakes.http import Exchange, fake_server
 from tests.fakes.openai import event

@@ -33,7 +33,7 @@ from roundhouse.server.workers.frames import (
     Told,
     Wake,
 )
-from roundhouse.telemetry.gaps import Gaps
+from roundhouse.telemetry.buckets import Gaps
 
 __all__ = ["Desk"]
 

@@ -21,7 +21,7 @@ from roundhouse.routing.manager import Reply
 from roundhouse.server.workers.clients import Clients
 from roundhouse.server.workers.frames import Ask, Find, Give, Told, Wake
 from roundhouse.server.workers.link import Link
-from roundhouse.telemetry.gaps import Gaps
+from roundhouse.telemetry.buckets import Gaps
 
 __all__ = ["Distant"]
 
