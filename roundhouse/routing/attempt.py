@@ -218,9 +218,9 @@ class Attempt:
         async def ask() -> None:
             with contextlib.suppress(Error):
                 while self._first_s < longest_s and (await client.ahealth()).loading:
-                    more_s = self._clock() - since + limit_s
-                    self._first_s = min(longest_s, more_s)
-                    self._patience.prolong(self._first_s - (self._clock() - since))
+                    passed_s = self._clock() - since
+                    self._first_s = min(longest_s, passed_s + limit_s)
+                    self._patience.prolong(self._first_s - passed_s)
                     await asyncio.sleep(limit_s * _ASK_AT)
 
         self._asking = asyncio.get_running_loop().create_task(ask(), name=f"is {self._replica.key} loading")

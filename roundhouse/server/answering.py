@@ -11,7 +11,7 @@ from contextlib import aclosing
 from starlette.types import Receive, Scope, Send
 
 from roundhouse.access.caller import Caller
-from roundhouse.core.chat import Answer, Chunk, Chunks, collect
+from roundhouse.core.chat import Answer, Chunk, collect
 from roundhouse.core.errors import BadResponse, Error
 from roundhouse.gateway.trials import Caller as Unit
 from roundhouse.routing.manager import Reply
@@ -85,11 +85,6 @@ class Answering:
     async def _whole(self, asked: Asked, replies: Sequence[Reply], send: Send) -> None:
         """The last piece is sent on before the house counts the request, as it is of a stream."""
         reports = [reply.report for reply in replies]
-        if len(replies) == 1:
-            async with aclosing(replies[0].chunks) as chunks:
-                answers = [collect(await _until_last(chunks))]
-                await send_bytes(send, self._dialect.whole(asked, answers, reports), headers=self._headers(replies[0]))
-            return
         async with aclosing(_numbered(replies)) as pieces:
             answers = await _collected(pieces, len(replies))
             await send_bytes(send, self._dialect.whole(asked, answers, reports), headers=self._headers(replies[0]))
@@ -156,15 +151,6 @@ async def _numbered(replies: Sequence[Reply]) -> AsyncGenerator[tuple[int, Chunk
         for task in pumps:
             task.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
-
-
-async def _until_last(chunks: Chunks) -> list[Chunk]:
-    found = []
-    async for chunk in chunks:
-        found.append(chunk)
-        if chunk.finish_reason is not None:
-            break
-    return found
 
 
 async def _collected(numbered: AsyncGenerator[tuple[int, Chunk], None], count: int) -> list[Answer]:
