@@ -114,6 +114,7 @@ wordings: $(VENV)/.dev ## an experiment from start to winner: two wordings, a ru
 
 bench: $(VENV)/.dev ## the budgets, printed
 	$(BIN)/python -m benchmarks
+	@$(MAKE) --no-print-directory bench-ray
 
 lock: $(VENV)/.dev ## write constraints.txt from what is installed now
 	{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//' | LC_ALL=C sort -f; } > constraints.new
