@@ -18,7 +18,8 @@ def event(**fields: Any) -> bytes:
     return b"data: " + json.dumps(fields).encode() + b"\n\n"
 
 
-async def answering(exchange: Exchange) -> None:
+async def answering(exchange: Exchange, output_tokens: int = 3) -> None:
+    """What is said or called does not change with `output_tokens`: they are what it says it has used."""
     if exchange.path.endswith("/embeddings"):
         rows = [{"index": n, "embedding": [len(text), 3.0, 4.0]} for n, text in enumerate(exchange.json["input"])]
         await exchange.whole({"data": rows})
@@ -27,12 +28,12 @@ async def answering(exchange: Exchange) -> None:
         await exchange.whole({"data": [{"id": "m"}]})
         return
     await exchange.start()
-    for fields in _events(exchange.json):
+    for fields in _events(exchange.json, output_tokens):
         await exchange.send(event(**fields))
     await exchange.send(b"data: [DONE]\n\n")
 
 
-def _events(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _events(body: dict[str, Any], output_tokens: int) -> Iterator[dict[str, Any]]:
     if "prompt" in body:
         logprobs = _old_logprobs() if "logprobs" in body else None
         yield {"choices": [{"text": f" after {body['prompt']}", "logprobs": logprobs}]}
@@ -52,7 +53,7 @@ def _events(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
             likely = _logprobs(word) if body.get("logprobs") else None
             yield {"choices": [{"delta": {"content": word}, "logprobs": likely}]}
         yield {"choices": [{"delta": {}, "finish_reason": "stop"}]}
-    yield {"choices": [], "usage": USAGE}
+    yield {"choices": [], "usage": {**USAGE, "completion_tokens": output_tokens}}
 
 
 def _delta(**fields: Any) -> dict[str, Any]:

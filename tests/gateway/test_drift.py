@@ -27,7 +27,9 @@ SLOW_S = 0.4
 
 
 class Backend:
-    """Answers at once, or after `delay_s`, or not at all."""
+    """Answers at once, or after `delay_s`, or not at all; with one token, so that there is no time between tokens to be
+    slow in: on a busy machine those of a fake are chance.
+    """
 
     def __init__(self) -> None:
         self.delay_s = 0.0
@@ -38,7 +40,7 @@ class Backend:
         if self.broken:
             await exchange.whole({"error": {"message": "no"}}, status=500)
         else:
-            await answering(exchange)
+            await answering(exchange, output_tokens=1)
 
 
 def _settings(servers: dict[str, FakeServer], drift: dict[str, Any], route: list[str]) -> Settings:

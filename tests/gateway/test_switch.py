@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from roundhouse.config import Settings, load_mapping
-from roundhouse.core.chat import ChatRequest, Sampling
+from roundhouse.core.chat import ChatRequest, Sampling, collect
 from roundhouse.core.errors import InvalidRequest, ModelNotFound
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.ways import ways_of
@@ -142,15 +142,14 @@ async def test_what_fits_in_no_case_is_refused_before_anything_is_touched() -> N
 async def test_an_old_target_that_stays_busy_is_not_cut_off_where_only_one_fits() -> None:
     entries = (_entry("old"), _entry("new"))
     memory = {"memory_mib": int(1.5 * _mib(_settings(*entries)))}
-    long = ChatRequest.of("Tell me all.", sampling=Sampling(max_tokens=400), extra={"ignore_eos": True})
     async with Gateway(_settings(*entries, resources=memory)) as gateway:
-        await gateway.generate(REQUEST)
-        asking = asyncio.create_task(gateway.generate(long))
-        while not gateway._open_manager.targets["old"].replicas[0].busy:
-            await asyncio.sleep(0)
-        switch = await _over(gateway.switch("default", "new", Order(drain_s=0.01)))
-        assert "still busy" in switch.error
-        assert (await asking).report.target == "old"
+        reply = gateway.stream(REQUEST)  # busy for as long as its reader takes, however fast the model is
+        async with aclosing(reply.chunks) as chunks:
+            first = await anext(chunks)
+            switch = await _over(gateway.switch("default", "new", Order(drain_s=0.01)))
+            assert "still busy" in switch.error
+            assert collect([first, *[chunk async for chunk in chunks]]).text == VARO
+        assert reply.report.target == "old"
         assert (await gateway.generate(REQUEST)).report.target == "old"
 
 
