@@ -245,7 +245,7 @@ class Manager:
         await self.upkeep.aclose()
         await self.room.aclose()
         self.admission.close()
-        replicas = [replica for target in self.targets.values() for replica in target.replicas]
+        replicas = self.room.replicas  # with those that were leaving, or coming in a switch, and serve no target
         results = await asyncio.gather(*(replica.aclose() for replica in replicas), return_exceptions=True)
         for replica, result in zip(replicas, results, strict=True):
             if isinstance(result, BaseException):

@@ -103,6 +103,11 @@ class Room:
         if self._replicas.get(replica.key) is replica:
             del self._replicas[replica.key]
 
+    @property
+    def replicas(self) -> list[Replica]:
+        """All that are known: those of every target, and those that leave or are yet to serve."""
+        return list(self._replicas.values())
+
     def changed(self) -> None:
         """A replica has become idle, or something else that a decision looked at is different now."""
         self._changed.set()

@@ -2,18 +2,20 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from roundhouse.config import Settings, load_mapping
-from roundhouse.core.chat import ChatRequest, Sampling
-from roundhouse.core.errors import ConfigError, InvalidRequest, ModelNotFound
+from roundhouse.core.chat import ChatRequest, Sampling, collect
+from roundhouse.core.errors import ConfigError, Error, InvalidRequest, ModelNotFound
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.reload import Change, compare
 
 REQUEST = ChatRequest.of("Hello.", sampling=Sampling(max_tokens=8))
+LONG = ChatRequest.of("Hello.", sampling=Sampling(max_tokens=150), extra={"ignore_eos": True})
 
 
 def _settings(
@@ -85,14 +87,38 @@ async def test_targets_and_routes_come_and_go() -> None:
 
 async def test_a_request_of_a_removed_target_is_finished() -> None:
     file = File(_settings("a"))
-    long = ChatRequest.of("Hello.", sampling=Sampling(max_tokens=150), extra={"ignore_eos": True})
-    async with _house(file) as gateway:
-        await gateway.generate(REQUEST)
-        asking = asyncio.create_task(gateway.generate(long))
-        await _until(lambda: gateway._open_manager.targets["a"].replicas[0].busy == 1)
+    async with _house(file) as gateway, aclosing(gateway.stream(LONG).chunks) as chunks:
+        first = await anext(chunks)  # not over before its reader is, however fast the model
         file.settings = _settings("b")
         gateway.reload()
-        assert (await asking).answer.usage.completion_tokens == 150
+        assert collect([first, *[chunk async for chunk in chunks]]).usage.completion_tokens == 150
+
+
+async def test_a_removed_target_that_still_answers_is_ended_with_the_house() -> None:
+    file = File(_settings("a"))
+    async with _house(file) as gateway:
+        chunks = gateway.stream(LONG).chunks
+        await anext(chunks)
+        (leaving,) = gateway._open_manager.targets["a"].replicas
+        file.settings = _settings("b")
+        gateway.reload()
+        assert "a" not in gateway.names()
+        assert leaving.engine.pid is not None
+    assert leaving.engine.pid is None
+    with pytest.raises(Error):
+        _ = [chunk async for chunk in chunks]
+
+
+async def test_a_model_that_was_to_be_exchanged_is_ended_with_the_house() -> None:
+    file = File(_settings("a"))
+    async with _house(file) as gateway:
+        await gateway.generate(REQUEST)
+        file.settings = _settings("a", n_parallel=8)
+        gateway.reload()
+        old, new = gateway._open_manager.room.replicas
+        await _until(lambda: new.engine.pid is not None)
+        assert old.warm
+    assert (old.engine.pid, new.engine.pid) == (None, None)
 
 
 async def test_a_changed_model_is_exchanged_under_load() -> None:
