@@ -6,7 +6,7 @@ import asyncio
 import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -98,21 +98,28 @@ class Gateway:
 
     async def __aenter__(self) -> Gateway:
         if self._house is None:
-            self._settings = await with_default_route(self._settings)
-            self._following = await self._followed()
-            listeners = self._observers.open(self._settings)
-            tiers = None if self._following is None else self._following.tiers
-            self._house = House(self._settings, *listeners, tiers=tiers, hosting=self._hosting)
-            self._observers.join(self._house)
-            if self._following is not None:
-                self._following.join(self._house.manager)
-                self._house.meter.registry.register(self._following)
-            self._cards = Cards(self._settings)
-            address = address_of(self._settings)
-            if address is not None and self._settings.prompts:
-                self._labels = Labels(address, self._settings, self._relabel)
-            await self._laboratory.open(self._settings)
+            try:
+                await self._open()
+            except BaseException:  # nobody leaves what nobody has entered
+                await self.aclose()
+                raise
         return self
+
+    async def _open(self) -> None:
+        self._settings = await with_default_route(self._settings)
+        self._following = await self._followed()
+        listeners = self._observers.open(self._settings)
+        tiers = None if self._following is None else self._following.tiers
+        self._house = House(self._settings, *listeners, tiers=tiers, hosting=self._hosting)
+        self._observers.join(self._house)
+        if self._following is not None:
+            self._following.join(self._house.manager)
+            self._house.meter.registry.register(self._following)
+        self._cards = Cards(self._settings)
+        address = address_of(self._settings)
+        if address is not None and self._settings.prompts:
+            self._labels = Labels(address, self._settings, self._relabel)
+        await self._laboratory.open(self._settings)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -120,19 +127,23 @@ class Gateway:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop what was started."""
+        """Stop what was started; each part is, even if another fails."""
         labels, self._labels = self._labels, None
-        if labels is not None:
-            await labels.aclose()
-        await self._laboratory.aclose()
-        await self._observers.leave()
         following, self._following = self._following, None
-        if following is not None:
-            await following.aclose()
+        async with AsyncExitStack() as parts:  # the last one first
+            parts.push_async_callback(self._observers.aclose)
+            parts.push_async_callback(self._close_house)
+            if following is not None:
+                parts.push_async_callback(following.aclose)
+            parts.push_async_callback(self._observers.leave)
+            parts.push_async_callback(self._laboratory.aclose)
+            if labels is not None:
+                parts.push_async_callback(labels.aclose)
+
+    async def _close_house(self) -> None:
         house, self._house = self._house, None
         if house is not None:
             await house.aclose()
-        await self._observers.aclose()
 
     @property
     def notices(self) -> list[str]:

@@ -1,16 +1,19 @@
 """The house behind one door: what answers by default, what fits, what is told."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from roundhouse.config import load_text
+from roundhouse.config import load_mapping, load_text
 from roundhouse.config.settings import Settings
 from roundhouse.core import errors
-from roundhouse.core.chat import ChatRequest
+from roundhouse.core.chat import ChatRequest, Sampling
+from roundhouse.engines.lifecycle import Engine, EngineState
 from roundhouse.gateway import Gateway
 from roundhouse.gateway.checks import check_targets
 from roundhouse.gateway.defaults import with_default_route
+from roundhouse.gateway.laboratory import Laboratory
 from roundhouse.prompts.prompt import Prepared
 from tests.conftest import VARO, WHO
 from tests.fakes.http import Exchange, fake_server
@@ -184,3 +187,29 @@ async def test_a_value_is_cut_from_the_side_that_the_prompt_says() -> None:
         assert await gateway.within_window(fitted) == (fitted, ())
     assert "word word\n\n# Task" in _text(fitted)
     assert "characters were cut from the end" in notes[0]
+
+
+async def test_a_house_that_could_not_be_opened_or_closed_in_order_leaves_nothing_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However far it came: the engine that is loaded ahead is on its way when the last part fails."""
+    entry = {"type": "llamacpp", "name": "a", "model": "demo", "n_ctx": 256, "preload": True}
+    gateway = Gateway(load_mapping({"llm": {"providers": [entry]}}))
+    engines: list[Engine] = []
+
+    async def broken(laboratory: Laboratory, *_: object) -> None:
+        (replica,) = gateway._open_manager.targets["a"].replicas
+        engines.append(replica.engine)
+        while replica.engine.pid is None and replica.engine.state is not EngineState.READY:
+            await asyncio.sleep(0.01)
+        raise OSError("no")
+
+    for what in ("open", "aclose"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="no"):
+            patch.setattr(Laboratory, what, broken)
+            async with gateway:
+                pass
+        assert [engine.pid for engine in engines] == [None] * len(engines)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with gateway:
+        assert (await gateway.generate(ChatRequest.of("Hello.", sampling=Sampling(max_tokens=3)))).answer.text
