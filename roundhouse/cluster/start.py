@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import secrets
 import time
@@ -86,7 +87,13 @@ def start(
 def _run(settings: Settings, tls: tuple[str, str] | None, proxies: str) -> None:
     certificate, key = tls or (None, None)
     server = settings.server
-    options = HTTPOptions(host=server.host, port=server.port, ssl_certfile=certificate, ssl_keyfile=key)
+    options = HTTPOptions(
+        host=server.host,
+        port=server.port,
+        keep_alive_timeout_s=math.ceil(server.keep_alive_timeout_s),
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
     quiet = LoggingConfig(enable_access_log=False)  # entrances write a line of each request, with more in it
     run = serve.RunTarget(
         application(settings, secrets.token_hex(8)), name=APPLICATION, route_prefix="/", logging_config=quiet

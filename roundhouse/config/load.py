@@ -159,7 +159,7 @@ def _filled(kind: Callable[..., T], values: Mapping[str, Any], unitless: set[str
 
 def _server(values: Mapping[str, Any]) -> Server:
     lists = {name: tuple(values.get(name, ())) for name in ("hosts", "origins")}
-    times = ("head_timeout", "request_timeout", "stalled_timeout", "drain")
+    times = ("head_timeout", "request_timeout", "stalled_timeout", "keep_alive_timeout", "drain")
     return Server(**{f"{name}_s" if name in times else name: value for name, value in {**values, **lists}.items()})
 
 

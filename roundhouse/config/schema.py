@@ -171,6 +171,7 @@ _SERVER = Section(
         "head_timeout": Duration("Until the head of a request has arrived.", low=0.01),
         "request_timeout": Duration("Until a request has arrived whole.", low=0.01),
         "stalled_timeout": Duration("How long a client may take nothing of its answer.", low=0.01),
+        "keep_alive_timeout": Duration("How long a connection may lie idle between two requests.", low=0.01),
         "connections": Number("Open at once.", 1, 1_000_000, whole=True),
         "drain": Duration("What running requests are given at the end.", low=0),
         "workers": Number(

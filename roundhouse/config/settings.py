@@ -105,9 +105,10 @@ class Server:
     """`hosts`: Host headers answered besides the loopback names; `origins`: sites whose pages may ask.
 
     A request's head must arrive within `head_timeout_s`, all of it within `request_timeout_s`; a client that takes
-    nothing of its answer for `stalled_timeout_s` is cut off. `connections` are open at once. `drain_s` is what running
-    requests are given at the end. `workers`: processes that answer, 1 = the one that owns the engines does. `watch`:
-    read the configuration again when it changes.
+    nothing of its answer for `stalled_timeout_s` is cut off. A connection may lie idle between two requests for
+    `keep_alive_timeout_s`: longer than clients and proxies keep theirs, lest one is closed while a request is on its
+    way. `connections` are open at once. `drain_s` is what running requests are given at the end. `workers`: processes
+    that answer, 1 = the one that owns the engines does. `watch`: read the configuration again when it changes.
     """
 
     host: str = "127.0.0.1"
@@ -119,6 +120,7 @@ class Server:
     head_timeout_s: float = 10.0
     request_timeout_s: float = 60.0
     stalled_timeout_s: float = 60.0
+    keep_alive_timeout_s: float = 75.0
     connections: int = 4096
     drain_s: float = 30.0
     workers: int = 1

@@ -22,17 +22,20 @@ __all__ = ["ENDLESS", "ConnectionLimits", "Limited", "limited"]
 ENDLESS = "roundhouse.endless"
 # Requests sent before the answer to an earlier one: more than any client that means well.
 _MOST_PIPELINED = 32
+# How long a connection may lie idle when more than half of all that may be open are.
+_CROWDED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     """A head must arrive within `head_s` and hold at most `head_bytes`, a whole request within `request_s`; a client
-    that takes nothing of its answer for `stalled_s` is cut off.
+    that takes nothing of its answer for `stalled_s` is cut off. Between two requests it may wait for `idle_s`.
     """
 
     head_s: float = 10.0
     request_s: float = 60.0
     stalled_s: float = 60.0
+    idle_s: float = 75.0
     head_bytes: int = 64 << 10
 
 
@@ -173,6 +176,9 @@ class Limited(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._unanswered.popleft()
+        crowded = self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency // 2
+        idle_s = min(self.limits.idle_s, _CROWDED_S) if crowded else self.limits.idle_s
+        self.timeout_keep_alive = idle_s  # type: ignore[assignment]  # uvicorn says int, the loop takes any
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:

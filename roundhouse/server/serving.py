@@ -109,6 +109,7 @@ def limits_of(settings: ServerSettings) -> ConnectionLimits:
         head_s=settings.head_timeout_s,
         request_s=settings.request_timeout_s,
         stalled_s=settings.stalled_timeout_s,
+        idle_s=settings.keep_alive_timeout_s,
         head_bytes=settings.head_limit_kib << 10,
     )
 

@@ -10,6 +10,7 @@ import pytest
 from tests.fakes.http import Exchange, fake_server
 from tests.fakes.openai import answering
 from tests.fakes.threads import in_thread
+from tests.forge import run
 from tests.server.conftest import Served, serve
 
 HOST = b"host: localhost\r\n"
@@ -23,7 +24,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with in_thread(fake_server(answering)) as fake:
         config.write_text(
             f"llm: {{providers: [{{type: openai, model: m, endpoint: '{fake.url}'}}]}}\n"
-            "server: {head_timeout: 300ms, head_limit_kib: 16}\n"
+            "server: {head_timeout: 300ms, head_limit_kib: 16, keep_alive_timeout: 2s}\n"
         )
         with serve(config) as server:
             yield server
@@ -173,3 +174,34 @@ async def test_who_hangs_up_behind_a_request_sent_ahead_frees_the_backend_of_the
             await asyncio.wait_for(asked.wait(), 10)
             writer.close()
             await asyncio.wait_for(left.wait(), 10)
+
+
+async def _answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(ALIVE)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    length = next(line.partition(b":")[2] for line in head.lower().splitlines() if line.startswith(b"content-length"))
+    await reader.readexactly(int(length))
+
+
+async def test_a_connection_may_lie_idle_for_as_long_as_configured_and_less_where_they_are_many(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    target = "llm: {providers: [{type: openai, model: m, endpoint: 'http://127.0.0.1:9'}]}\n"
+    config.write_text(target + "server: {connections: 8, keep_alive_timeout: 100ms}\n")
+    with serve(config) as served:
+        reader, writer = await _open(served)
+        await _answered(reader, writer)
+        assert await reader.read() == b""
+        writer.close()
+        config.write_text(target + "server: {connections: 8, keep_alive_timeout: 1h}\n")
+        await asyncio.to_thread(run, "reload", "--url", served.url)
+        early, *late = [await _open(served) for _ in range(2)]
+        await _answered(*early)
+        late += [await _open(served) for _ in range(4)]
+        for reader, writer in (*late, *late):  # the second time all are known to be there, more than half of the limit
+            await _answered(reader, writer)
+        for reader, writer in late:
+            assert await reader.read() == b""
+            writer.close()
+        await _answered(*early)
+        early[1].close()
