@@ -47,6 +47,7 @@ def test_the_document_has_every_path_once_and_each_body_a_schema(document: dict[
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
+@pytest.mark.timeout(400)  # some thousand requests, of a process that a busy machine may give a fifth of a core
 def test_requests_made_from_the_document_find_no_mistake_of_ours(root: str, document: dict[str, Any]) -> None:
     """Right ones and wrong ones: an answer is 2xx or a refusal, never a 5xx, and always JSON where it says so."""
     schema = schemathesis.openapi.from_dict(document)
