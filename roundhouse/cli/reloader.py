@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from roundhouse.config import Invalid
 from roundhouse.core.errors import Error
-from roundhouse.gateway import Gateway
 
 __all__ = ["Reloader"]
 
@@ -18,17 +17,38 @@ _Stamp: TypeAlias = tuple[int, int, int] | None
 
 
 class Reloader:
-    """Lives on the server's event loop; `say` is given each line."""
+    """Lives on an event loop. `reread` reads and takes over, and gives what came of it (`Reloaded.as_dict`); `say` is
+    given each line.
+    """
 
-    def __init__(self, gateway: Gateway, say: Callable[[str], None]) -> None:
-        self._gateway = gateway
+    def __init__(self, reread: Callable[[], Awaitable[Mapping[str, Any]]], say: Callable[[str], None]) -> None:
+        self._reread = reread
         self._say = say
-        self._watching: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def reload(self) -> None:
-        """Never raises: a bad configuration is said, and the old one serves on."""
+        """In the background. A bad configuration is said, and the old one serves on."""
+        self._run(self._reload(), "reload")
+
+    def watch(self, path: Path) -> None:
+        """Reload whenever the file has changed and has been left alone since the last look."""
+        self._run(self._watch(path, _stamp(path)), "watch of the configuration")
+
+    async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _run(self, work: Any, name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self) -> None:
         try:
-            done = self._gateway.reload().as_dict()
+            async with self._one_at_a_time:
+                done = await self._reread()
         except Invalid as error:
             for fault in error.faults:
                 self._say(f"reload: {fault}")
@@ -39,11 +59,6 @@ class Reloader:
             said = [f"{name.replace('_', ' ')}: {', '.join(names)}" for name, names in done.items() if names]
             self._say(f"reload: {'; '.join(said) or 'no difference'}")
 
-    def watch(self, path: Path) -> None:
-        """Reload whenever the file has changed and has been left alone since the last look."""
-        watching = self._watch(path, _stamp(path))
-        self._watching = asyncio.get_running_loop().create_task(watching, name="watch of the configuration")
-
     async def _watch(self, path: Path, read: _Stamp) -> None:
         seen = read
         while True:
@@ -51,7 +66,7 @@ class Reloader:
             now = _stamp(path)
             if now == seen and now not in (read, None):  # a file that is being written is not read by half
                 read = now
-                self.reload()
+                await self._reload()
             seen = now
 
 

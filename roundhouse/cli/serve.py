@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # loaded only when a server starts
     import uvicorn
 
     from roundhouse.access.ring import KeyRing
+    from roundhouse.cluster.start import Service
     from roundhouse.server.workers.crew import Crew
 
 __all__ = ["serve"]
@@ -60,7 +61,7 @@ def serve(
     ring, tls = key_ring(settings), tls_files(settings)
     renew_labels(settings)
     if cluster:
-        _serve_cluster(settings, cluster, tls)
+        _serve_cluster(settings, cluster, tls, lambda: settings_of(config, flags))
         return
     _more_files()
     listening = _listen(settings.server.host, settings.server.port)
@@ -94,7 +95,7 @@ def serve(
         log.close()
 
 
-def _serve_cluster(settings: Settings, where: str, tls: tuple[str, str] | None) -> None:
+def _serve_cluster(settings: Settings, where: str, tls: tuple[str, str] | None, reread: Callable[[], Settings]) -> None:
     """Until a signal, which ends the whole service; requests that run are finished first."""
     kind, _, address = where.partition("://")
     if kind != "ray":
@@ -104,19 +105,37 @@ def _serve_cluster(settings: Settings, where: str, tls: tuple[str, str] | None) 
         import ray  # noqa: F401 - whether it is there
     except ImportError as error:
         raise MissingExtra('--cluster needs Ray: pip install "roundhouse[ray]"', extra="ray") from error
-    from roundhouse.cluster.start import notices, start
+    from roundhouse.cluster.start import start
 
-    ended = threading.Event()
     service = start(settings, address, tls)
-    for number in (signal.SIGINT, signal.SIGTERM):  # not before: Ray sets handlers of its own, by which it aborts
-        signal.signal(number, lambda *_: ended.set())
     try:
-        for notice in notices(settings):
-            print(f"note: {notice}", file=sys.stderr)
-        print(f"listening on {service.url}/v1", flush=True)
-        ended.wait()
+        asyncio.run(_attended(service, settings, reread))
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # it is being stopped already
+            signal.signal(number, lambda *_: None)
         service.stop(settings.server.drain_s)
+
+
+async def _attended(service: Service, settings: Settings, reread: Callable[[], Settings]) -> None:
+    """The cluster goes by the file that lies with this process, which reads it again when asked, until a signal."""
+    from roundhouse.cluster.reader import Reader
+    from roundhouse.cluster.start import notices
+
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # not before: Ray sets handlers of its own, by which it aborts
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    reader = Reader(reread)
+    reloader = Reloader(reader.reloaded, lambda line: print(line, file=sys.stderr, flush=True))
+    _reloads(reloader, settings)
+    for notice in notices(settings):
+        print(f"note: {notice}", file=sys.stderr)
+    print(f"listening on {service.url}/v1", flush=True)
+    answering = asyncio.create_task(reader.answer(), name="whoever asks for a reload")
+    try:
+        await ended.wait()
+    finally:
+        answering.cancel()
+        await asyncio.gather(answering, reloader.aclose(), return_exceptions=True)
 
 
 def _take_token() -> None:
@@ -152,15 +171,19 @@ def _open(gateway: Gateway, log: Log, settings: Settings, listening: socket.sock
     from roundhouse.server.serving import settle
 
     settle()
-    reloader = Reloader(gateway, log.say)
+    _reloads(Reloader(gateway.reloaded, log.say), settings)
+    for notice in gateway.notices:
+        log.say(f"note: {notice}")
+    _announce(listening, scheme)
+
+
+def _reloads(reloader: Reloader, settings: Settings) -> None:
+    """From now on, on a signal, and by itself if that is configured."""
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
     path = Path(settings.source)
     if settings.server.watch and path.is_file():
         reloader.watch(path)
-    for notice in gateway.notices:
-        log.say(f"note: {notice}")
-    _announce(listening, scheme)
 
 
 def _announce(listening: socket.socket, scheme: str) -> None:

@@ -51,10 +51,12 @@ class Watch:
 
 
 class Deployed:
-    """One application that is up. `withdrawn` is awaited before it is taken down: nobody uses it after that."""
+    """One application that is up. `withdrawn` is awaited before it is taken down: nobody uses it after that. If it
+    gives False, the application has become that of another engine, which goes on with it.
+    """
 
     def __init__(
-        self, target: str, name: str, fleet: Fleet, watch: Watch, withdrawn: Callable[[], Awaitable[None]]
+        self, target: str, name: str, fleet: Fleet, watch: Watch, withdrawn: Callable[[], Awaitable[bool]]
     ) -> None:
         self._target = target
         self._name = name
@@ -83,8 +85,8 @@ class Deployed:
         """Serve lets its replicas finish what they have, however long that takes."""
         if not self.exited.done():
             self._stopping = True
-            await self._withdrawn()
-            await asyncio.to_thread(self._fleet.delete, self._name)
+            if await self._withdrawn():
+                await asyncio.to_thread(self._fleet.delete, self._name)
             self._deleted.set()
         await self.exited
 
@@ -108,7 +110,7 @@ class DeployedEngine(Engine):
         *,
         load_limit_s: float,
         up: Callable[[], None],
-        withdrawn: Callable[[], Awaitable[None]],
+        withdrawn: Callable[[], Awaitable[bool]],
     ) -> None:
         super().__init__(entry.name, _nowhere, load_limit_s=load_limit_s)
         self._entry = entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -18,7 +19,7 @@ from roundhouse.cluster.published import Published
 from roundhouse.cluster.questions import Decided, Latest, Scrape, What
 from roundhouse.cluster.shares import scale_of
 from roundhouse.config import Settings, TargetSettings
-from roundhouse.core.errors import InvalidRequest
+from roundhouse.core.errors import Error
 from roundhouse.core.report import Report
 from roundhouse.engines import launch
 from roundhouse.engines.lifecycle import Engine
@@ -26,6 +27,7 @@ from roundhouse.gateway import Gateway
 from roundhouse.gateway.build import build_room, capabilities_of
 from roundhouse.gateway.keeping import log_style
 from roundhouse.gateway.plan import is_managed, slots_of
+from roundhouse.gateway.reload import same_engines
 from roundhouse.routing.breaker import BreakerPolicy
 from roundhouse.routing.replica import Replica
 from roundhouse.routing.room import Room
@@ -38,23 +40,28 @@ from roundhouse.telemetry.merged import Family, exposition_of, families_of
 
 __all__ = ["ClusterGateway", "Entrance"]
 
+log = logging.getLogger(__name__)
+
 
 class ClusterGateway(Gateway):
     """A gateway whose managed targets run in the cluster, and whose orders are the owner's to carry out."""
 
     def __init__(self, settings: Settings, application: str, log: Log | None = None) -> None:
-        super().__init__(settings, keeps_history=True, exports=True, watches=True, log=log, hosting=self)
+        super().__init__(
+            settings, lambda: self._told, keeps_history=True, exports=True, watches=True, log=log, hosting=self
+        )
+        self._told = settings
         self._application = application
         self._link: Link | None = None
 
     async def __aenter__(self) -> ClusterGateway:
         await super().__aenter__()
+        self._allow_retries()
         manager = self._open_manager
-        # One replica that dies takes as many requests with it as it has slots, and all of them may be asked for again.
-        slots = sum(slots_of(one) * scale_of(one).most for one in self._settings.targets if is_managed(one))
-        manager.policy = replace(manager.policy, retry_floor=max(manager.policy.retry_floor, slots))
         waiting = manager.admission.waiting
-        self._link = Link(self._application, self._apply, lambda: (manager.active, len(waiting)), self._answer)
+        self._link = Link(
+            self._application, self._adopt, self._apply, lambda: (manager.active, len(waiting)), self._answer
+        )
         await self._link.open()
         return self
 
@@ -84,6 +91,10 @@ class ClusterGateway(Gateway):
         """As `Hosting` asks; nothing of this process takes any."""
         return build_room(settings)
 
+    def same_engines(self, one: TargetSettings, other: TargetSettings) -> bool:
+        """As `Hosting` asks."""
+        return same_engines(one, other)
+
     async def switched(self, route: str, target: str, order: Order, *, wait: bool = False) -> dict[str, Any]:
         asked = SwitchAsked(route, target, order, wait)
         return dict(await self._open_link.order("switch", asked, dict[str, Any]))
@@ -99,7 +110,8 @@ class ClusterGateway(Gateway):
         return bool(await self._open_link.order("unload", (target, limit_s), bool))
 
     async def reloaded(self) -> dict[str, Any]:
-        raise InvalidRequest("a cluster's configuration is changed by starting it again with the new file", param="")
+        """The command that holds the file reads it; then the owner goes by it, and so do all entrances."""
+        return dict(await self._open_link.order("reload", None, dict[str, Any]))
 
     def state(self) -> Mapping[str, Any]:
         """Of the whole cluster as the owner sees it; what this entrance thinks of each target stands in its rows."""
@@ -146,6 +158,21 @@ class ClusterGateway(Gateway):
             raise RuntimeError("the gateway is not open; use it as `async with ...`")
         return self._link
 
+    def _allow_retries(self) -> None:
+        """One replica that dies takes as many requests with it as it has slots; all of them may be asked for again."""
+        manager = self._open_manager
+        slots = sum(slots_of(one) * scale_of(one).most for one in self._settings.targets if is_managed(one))
+        manager.policy = replace(manager.policy, retry_floor=max(manager.policy.retry_floor, slots))
+
+    def _adopt(self, settings: Settings) -> None:
+        """Go by another configuration from now on, which the owner goes by already."""
+        self._told = settings
+        try:
+            self.reload()
+        except Error:  # the command has checked it; going on by the old one is better than hearing nothing any more
+            log.exception("the configuration could not be taken over by this entrance")
+        self._allow_retries()
+
     def _apply(self, published: Published) -> None:
         """Where routes lead changes in one go; who waits is moved, too."""
         manager, link = self._open_manager, self._open_link
@@ -174,6 +201,7 @@ class Entrance:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         server = self._settings.server
         ring = key_ring(self._settings)
+        self._gateway.before_reload(lambda new: partial(self._log.apply, log_style(new)))
         hosts = (*LOOPBACK_HOSTS, *server.hosts)
         access = Access(ring, hosts, server.origins, sharing_of(self._settings, ring))
         return _secured(build_app(self._gateway, access, body_limit_bytes=server.body_limit_mib << 20))

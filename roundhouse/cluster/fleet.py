@@ -6,7 +6,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from roundhouse.cluster.shares import Share, fit, scale_of, share_of
 from roundhouse.cluster.worker import Worker
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.model import DeviceFacts
-from roundhouse.gateway.plan import is_managed, slots_of
+from roundhouse.gateway.plan import slots_of
 from roundhouse.resources import hardware
 
 __all__ = ["ENGINE", "Fleet", "Status", "application_of"]
@@ -67,10 +67,12 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class Fleet:
-    """Needs a Ray that is connected and a Serve that runs. Safe to use from several threads."""
+    """Needs a Ray that is connected and a Serve that runs. Safe to use from several threads. `settings` may be
+    exchanged for others that name applications alike.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
 
     def deploy(self, entry: TargetSettings) -> bool:
         """Ask for the application; Serve starts it in the background. False if it is there already, as after the death
@@ -78,31 +80,34 @@ class Fleet:
 
         Raises `NoFit` for a model that no node could hold.
         """
-        share = share_of(entry, self._settings, nodes())
-        name = application_of(entry, self._settings)
+        share = share_of(entry, self.settings, nodes())
+        name = application_of(entry, self.settings)
         while (there := self.status().get(name)) is not None and there.leaving:
             time.sleep(_LOOK_S)
         if there is not None and not there.failed:
             return False
         with _ONE_AT_A_TIME:
-            application = _deployment(entry, self._settings, share).bind(entry, self._settings)
+            application = _deployment(entry, self.settings, share).bind(entry, self.settings)
             quiet = LoggingConfig(enable_access_log=False)
             run = serve.RunTarget(application, name=name, route_prefix=None, logging_config=quiet)
             serve.run_many([run], wait_for_applications_running=False)
         return True
 
-    def fits(self, wanted: Sequence[TargetSettings], leaving: Sequence[TargetSettings]) -> bool:
-        """Whether `wanted` have room beside what runs of ours, once `leaving` have gone. Raises as `deploy` does."""
+    def fits(
+        self, wanted: Sequence[TargetSettings], leaving: Sequence[TargetSettings], known: Iterable[TargetSettings]
+    ) -> bool:
+        """Whether `wanted` have room beside those of `known` that run, once `leaving` have gone. Raises as `deploy`
+        does.
+        """
         machines = nodes()
         there = self.status()
-        gone = {application_of(entry, self._settings) for entry in leaving}
+        gone = {application_of(entry, self.settings) for entry in leaving}
         running = []
-        for entry in self._settings.targets:
-            name = application_of(entry, self._settings) if is_managed(entry) else ""
+        for name, entry in {application_of(one, self.settings): one for one in known}.items():
             if name in there and name not in gone and entry not in wanted:
                 count = max(scale_of(entry).least, sum(there[name].replicas.values()))
-                running.append((name, share_of(entry, self._settings, machines), count))
-        added = [(one.name, share_of(one, self._settings, machines), max(1, scale_of(one).least)) for one in wanted]
+                running.append((name, share_of(entry, self.settings, machines), count))
+        added = [(one.name, share_of(one, self.settings, machines), max(1, scale_of(one).least)) for one in wanted]
         return fit([one["Resources"] for one in ray.nodes() if one["Alive"]], [*running, *added])
 
     def delete(self, name: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Mapping
 
 import msgspec
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+from roundhouse.config import Settings
 
 __all__ = ["Keeping", "Kept"]
 
@@ -15,9 +18,25 @@ _NAMESPACE = b"roundhouse"
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """Where the routes lead, as the last switch left them."""
+    """Where the routes lead, as the last switch left them. `number` counts what the service has gone by: 0 = what it
+    was started with, else `pickled` is that.
+    """
 
     routes: Mapping[str, tuple[tuple[str, ...], ...]] = {}
+    number: int = 0
+    pickled: bytes = b""
+
+    @classmethod
+    def of(cls, routes: Mapping[str, tuple[tuple[str, ...], ...]], number: int, settings: Settings) -> Kept:
+        return cls(dict(routes), number, pickle.dumps(settings) if number else b"")
+
+    def settings(self, started: Settings) -> Settings:
+        """What is gone by, where the service was started with `started`."""
+        if not self.number:
+            return started
+        found = pickle.loads(self.pickled)  # noqa: S301 - Ray's own store, by which Serve starts everything here
+        assert isinstance(found, Settings)
+        return found
 
 
 class Keeping:

@@ -20,6 +20,7 @@ from roundhouse.cluster.fleet import ENGINE
 from roundhouse.cluster.owner import OWNER
 from roundhouse.cluster.published import CanaryTold, News, Published, Report, Seen
 from roundhouse.cluster.questions import What
+from roundhouse.config import Settings
 from roundhouse.core.errors import EngineError
 from roundhouse.core.portable import restored
 from roundhouse.routing.canary import Arm, Canary, Outcome
@@ -47,18 +48,21 @@ class RelayedCanary(Canary):
 
 
 class Link:
-    """Lives on the entrance's event loop. `apply` is given what is published, each time that it changes; `answer` is
-    asked what all entrances are asked.
+    """Lives on the entrance's event loop. `apply` is given what is published, each time that it changes, after `adopt`
+    was given the configuration that goes with it, where that is another; `answer` is asked what all entrances are
+    asked.
     """
 
     def __init__(
         self,
         application: str,
+        adopt: Callable[[Settings], None],
         apply: Callable[[Published], None],
         load: Callable[[], tuple[int, int]],
         answer: Callable[[What], bytes],
     ) -> None:
         self._owner = serve.get_deployment_handle(OWNER, application)
+        self._adopt = adopt
         self._apply = apply
         self._load = load
         self._answer = answer
@@ -68,6 +72,7 @@ class Link:
         self._first_tokens: defaultdict[str, list[float]] = defaultdict(list)
         self._handles: dict[str, Any] = {}
         self._following: asyncio.Task[None] | None = None
+        self._adopted = 0
         self.published = Published(0)
         self.state: Mapping[str, Any] = {}
 
@@ -154,6 +159,10 @@ class Link:
             news = msgspec.msgpack.decode(await self._owner.follow.remote(msgspec.msgpack.encode(report)), type=News)
         self.state = news.state
         if news.published.version != self.published.version:
+            if news.published.settings != self._adopted:
+                async with asyncio.timeout(_ANSWER_S):
+                    self._adopted, settings = await self._owner.settings.remote()
+                self._adopt(settings)
             self.published = news.published
             self._apply(news.published)
             for gone in set(self._handles) - set(news.published.applications.values()) - set(self._uses):

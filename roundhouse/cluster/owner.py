@@ -10,8 +10,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -23,21 +24,25 @@ from roundhouse.cluster.keeping import Keeping, Kept
 from roundhouse.cluster.provider import ClusterProvider
 from roundhouse.cluster.published import CanaryTold, Followers, News, Published, Report
 from roundhouse.cluster.questions import Gathering, Scrape, What
+from roundhouse.cluster.reading import Reading
+from roundhouse.cluster.renewal import as_told, taken_over
 from roundhouse.cluster.room import ClusterRoom, planned_by_the_fleet
 from roundhouse.cluster.shares import scale_of
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.errors import Error
-from roundhouse.core.portable import portable
+from roundhouse.core.portable import portable, restored
 from roundhouse.engines.lifecycle import EngineState
 from roundhouse.gateway.build import capabilities_of
-from roundhouse.gateway.house import House
-from roundhouse.gateway.plan import slots_of
+from roundhouse.gateway.house import House, tiers_of
+from roundhouse.gateway.plan import is_managed, slots_of
+from roundhouse.gateway.reload import same_engines
 from roundhouse.providers.base import DescribesModel, LLMProvider
 from roundhouse.routing.breaker import BreakerPolicy
 from roundhouse.routing.canary import Outcome
 from roundhouse.routing.describe import describe
 from roundhouse.routing.replica import Replica
 from roundhouse.routing.room import Room
+from roundhouse.routing.route import Tiers
 from roundhouse.routing.switch import Order
 from roundhouse.telemetry.merged import families_of
 
@@ -96,22 +101,23 @@ class Owner:
     """A deployment of one replica. What Serve restarts, wherever it is, goes on from what was kept."""
 
     async def __init__(self, settings: Settings, run: str) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._settings = settings
-        self._fleet = Fleet(settings)
-        self._watch = Watch(self._fleet)
         self._keeping = Keeping(run)
+        kept = self._keeping.load()
+        self._settings = kept.settings(settings)
+        self._fleet = Fleet(self._settings)
+        self._watch = Watch(self._fleet)
         self._followers = Followers()
         self._gathering = Gathering()
+        self._reading = Reading()
         self._name = f"{OWNER}/{secrets.token_hex(4)}"
-        self._applications: dict[str, str] = {}
+        self._up: set[str] = set()
         self._published = Published(int(1000 * time.time()))  # beyond that of an owner before this one
         self._changed = asyncio.Event()
         self._stirred = asyncio.Event()
         self._entries: dict[str, TargetSettings] = {}
-        self._house = House(settings, hosting=self)
-        for name, tiers in self._keeping.load().routes.items():
-            if (route := self._house.manager.routes.get(name)) is not None:
-                route.tiers = tiers
+        self._led: Mapping[str, Tiers] = kept.routes
+        self._house = House(self._settings, tiers=self._tiers, hosting=self)
+        self._number, self._serving = kept.number, self._house.serving
         self._publish()
         self._tasks = [asyncio.create_task(work, name=name) for work, name in self._duties()]
 
@@ -125,8 +131,8 @@ class Owner:
             self._fleet,
             self._watch,
             load_limit_s=self._settings.limits.load_s,
-            up=lambda: self._put_up(entry.name, name),
-            withdrawn=lambda: self._withdraw(entry.name, name),
+            up=lambda: self._put_up(name),
+            withdrawn=lambda: self._withdraw(key, name),
         )
 
         @asynccontextmanager
@@ -150,6 +156,37 @@ class Owner:
         """As `Hosting` asks."""
         return ClusterRoom(self._fleet, self._entries)
 
+    def same_engines(self, one: TargetSettings, other: TargetSettings) -> bool:
+        """As `Hosting` asks."""
+        if not (is_managed(one) and is_managed(other)):
+            return same_engines(one, other)
+        return application_of(one, self._settings) == application_of(other, self._settings)
+
+    async def settings(self) -> tuple[int, Settings]:
+        """What entrances go by, with the routes as they lead now, and its number."""
+        routes = {name: tuple("|".join(tier) for tier in tiers) for name, tiers in self._routes().items()}
+        return self._number, replace(self._serving, routes=routes)
+
+    async def wanted(self) -> int:
+        """For the command that holds the configuration's file: the number by which it is to be read, 0 = not now."""
+        return await self._reading.wanted()
+
+    async def read(self, number: int, settings: Settings | None, failure: bytes) -> bytes:
+        """What the command has read, or why it could not; `number`: who had asked for it. What came of it is told as
+        by `order`.
+        """
+        outcome: dict[str, Any] | Error
+        try:
+            if settings is None:
+                raise restored(msgspec.msgpack.decode(failure))
+            outcome = self._reload(settings)
+            await self._known()
+        except Error as error:
+            outcome = error
+        self._reading.came(number, outcome)
+        told_ = {"error": portable(outcome)} if isinstance(outcome, Error) else {"value": outcome}
+        return msgspec.msgpack.encode(told_)
+
     async def follow(self, data: bytes) -> bytes:
         """News for an entrance: at once if it goes by an older version, else soon; what it reports is noted."""
         report = msgspec.msgpack.decode(data, type=Report)
@@ -168,7 +205,7 @@ class Owner:
         self._gathering.came(number, entrance, data)
 
     async def order(self, what: str, data: bytes) -> bytes:
-        """`{"value": ...}` or `{"error": ...}`: switch, its status, load, unload, a question to all entrances."""
+        """`{"value": ...}` or `{"error": ...}`: switch, its status, load, unload, reload, a question to all."""
         try:
             value = await self._ordered(what, data)
         except Error as error:
@@ -194,10 +231,12 @@ class Owner:
             case "load":
                 name = msgspec.msgpack.decode(data, type=str)
                 await manager.load(name)
-                return self._applications.get(name, "")
+                return self._applications().get(name, "")
             case "unload":
                 name, limit_s = msgspec.msgpack.decode(data, type=tuple[str, float | None])
                 return await manager.unload(name, limit_s)
+            case "reload":
+                return await self._reading.ask()
             case "ask":
                 return await self._gathered(msgspec.msgpack.decode(data, type=What))
         raise ValueError(what)
@@ -215,6 +254,29 @@ class Owner:
         if isinstance(what, Scrape):
             answers[self._name] = msgspec.msgpack.encode(families_of(self._house.meter.registry))
         return answers
+
+    def _reload(self, new: Settings) -> dict[str, Any]:
+        """Serve by `new` from now on; entrances do as they hear of it. Raises as `House.reload` does."""
+        self._publish()  # where the last switch led
+        serving = self._settings
+        done = self._house.reload(taken_over(serving, new))
+        self._settings = self._fleet.settings = self._house.settings
+        self._publish()
+        self._stirred.set()
+        self._house.manager.upkeep.run(self._load_wanted(), "start of what is new")
+        return replace(done, change=as_told(done.change, serving, new)).as_dict()
+
+    def _tiers(self, settings: Settings) -> Mapping[str, Tiers]:
+        """As configured; but a route that is configured as it was leads where it was switched to."""
+        there = {one.name for one in settings.targets}
+        before = tiers_of(self._settings)
+        led = {
+            name: tiers for name, tiers in self._led.items() if there.issuperset(one for tier in tiers for one in tier)
+        }
+        return {
+            name: led[name] if name in led and before.get(name) == tiers else tiers
+            for name, tiers in tiers_of(settings).items()
+        }
 
     @property
     def _switching(self) -> bool:
@@ -241,9 +303,9 @@ class Owner:
         asks for is taken down.
         """
         await self._watch.look()
-        await asyncio.gather(*(self._load(name) for name in self._wanted()))
+        await self._load_wanted()
         for name in await self._watch.look():
-            if name not in self._applications.values() and not self._is_ours(name):
+            if name not in self._up and not self._is_ours(name):
                 await self._unused(name)
                 log.warning("%s is taken down: no target is run by it any more", name)
                 await asyncio.to_thread(self._fleet.delete, name)
@@ -253,6 +315,9 @@ class Owner:
             failed = [name for name in self._wanted() if targets[name].replicas[0].engine.state is EngineState.FAILED]
             if not self._switching:
                 await asyncio.gather(*(self._load(name) for name in failed))
+
+    async def _load_wanted(self) -> None:
+        await asyncio.gather(*(self._load(name) for name in self._wanted()))
 
     async def _load(self, name: str) -> None:
         try:
@@ -283,24 +348,44 @@ class Owner:
         return status is not None and status.replicas.get("running", 0) > 0
 
     def _is_ours(self, application: str) -> bool:
-        replicas = [one for target in self._house.manager.targets.values() for one in target.replicas]
-        engines = [one.engine for one in replicas if isinstance(one.engine, DeployedEngine)]
+        engines = [one.engine for one in self._house.manager.room.replicas if isinstance(one.engine, DeployedEngine)]
         idle = (EngineState.COLD, EngineState.FAILED)
         return any(one.application == application and one.state not in idle for one in engines)
 
-    def _put_up(self, target: str, application: str) -> None:
-        self._applications[target] = application
+    def _applications(self) -> dict[str, str]:
+        """Those that serve, by target. One that is to take another's place serves when it has been checked."""
+        engines = {name: target.replicas[0].engine for name, target in self._house.manager.targets.items()}
+        return {
+            name: engine.application
+            for name, engine in engines.items()
+            if isinstance(engine, DeployedEngine) and engine.application in self._up
+        }
+
+    def _routes(self) -> dict[str, tuple[tuple[str, ...], ...]]:
+        """Where those of the configuration lead now."""
+        manager = self._house.manager
+        return {name: _frozen(one.tiers) for name, one in manager.routes.items() if name not in manager.targets}
+
+    def _put_up(self, application: str) -> None:
+        self._up.add(application)
         self._publish()
 
-    async def _withdraw(self, target: str, application: str) -> None:
-        """No entrance sends it anything from now on; what it has is finished, if that does not take for ever."""
-        if self._applications.get(target) == application:
-            del self._applications[target]
+    async def _withdraw(self, key: str, application: str) -> bool:
+        """No entrance sends it anything from now on; what it has is finished, if that does not take for ever. False if
+        it is not to be taken down: the target was taken out of the configuration, and put into it again meanwhile.
+        """
+        self._up.discard(application)
         try:
             async with asyncio.timeout(max(_WITHDRAWN_S, self._settings.server.drain_s)):
                 await self._unused(application)
         except TimeoutError:
-            log.warning("%s is taken down although it is in use", application)
+            log.warning("%s was still in use after all the time that it had", application)
+        targets = self._house.manager.targets.values()
+        return not any(
+            isinstance(one.engine, DeployedEngine) and one.engine.application == application and one.key != key
+            for target in targets
+            for one in target.replicas
+        )
 
     async def _known(self) -> None:
         """Until every entrance goes by what is published now."""
@@ -316,10 +401,13 @@ class Owner:
 
     def _publish(self) -> int:
         """Tell what has changed, if anything has; gives the version that says it."""
+        if (serving := self._house.serving) != self._serving:
+            self._number, self._serving = self._number + 1, serving
         now = self._to_publish()
         if not now.same(self._published):
             self._published = msgspec.structs.replace(now, version=self._published.version + 1)
-            self._keeping.save(Kept(dict(now.routes)))
+            self._led = now.routes
+            self._keeping.save(Kept.of(now.routes, self._number, self._serving))
             self._wake()
         return self._published.version
 
@@ -345,10 +433,11 @@ class Owner:
         }
         return Published(
             0,
-            {route.name: _frozen(route.tiers) for route in routes},
+            self._routes(),
             {route.name: route.held for route in routes if route.held},
             canaries,
-            dict(self._applications),
+            self._applications(),
+            self._number,
         )
 
     def _note(self, report: Report) -> None:
@@ -366,9 +455,9 @@ class Owner:
         """As on one machine, with what Serve says of the replicas."""
         now = time.monotonic()
         told_ = describe(self._house.manager)
-        living = list(self._followers.living(now))
+        living, applications = list(self._followers.living(now)), self._applications()
         for row in told_["replicas"]:
-            application = self._applications.get(row["target"], "")
+            application = applications.get(row["target"], "")
             status = self._watch.last.get(application)
             if row["engine"] != "attached":
                 row["nodes"] = dict(status.replicas) if status is not None else {}

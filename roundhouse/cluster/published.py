@@ -29,7 +29,7 @@ class CanaryTold(msgspec.Struct, frozen=True):
 
 class Published(msgspec.Struct, frozen=True):
     """Where requests go. `routes` are those of the configuration, `held` why some wait, `applications` those that run,
-    by target.
+    by target. `settings` is the number of the configuration that goes with it, 0 = what the service was started with.
     """
 
     version: int
@@ -37,6 +37,7 @@ class Published(msgspec.Struct, frozen=True):
     held: Mapping[str, str] = {}
     canaries: Mapping[str, CanaryTold] = {}
     applications: Mapping[str, str] = {}
+    settings: int = 0
 
     def same(self, other: Published) -> bool:
         """Whether they say the same, whatever their versions."""

@@ -28,7 +28,7 @@ class ClusterRoom(Room):
         wanted = [self._entries[key] for key in keys]
         leaving = [self._entries[key] for key in without if key in self._entries]
         try:
-            return await asyncio.to_thread(self._fleet.fits, wanted, leaving)
+            return await asyncio.to_thread(self._fleet.fits, wanted, leaving, list(self._entries.values()))
         except NoFit:
             return False
 

@@ -29,9 +29,11 @@ from roundhouse.gateway.build import notices as build_notices
 from roundhouse.gateway.build import provider_types
 from roundhouse.gateway.carrying import CARRYING
 from roundhouse.gateway.plan import is_demo, is_managed
+from roundhouse.gateway.trials import designs_of
+from roundhouse.gateway.wordings import catalog_of
 from roundhouse.server.access import key_ring
 
-__all__ = ["APPLICATION", "Service", "application", "build", "connect", "notices", "start"]
+__all__ = ["APPLICATION", "Service", "application", "build", "checked", "connect", "notices", "start"]
 
 log = logging.getLogger(__name__)
 APPLICATION = "roundhouse"
@@ -65,11 +67,11 @@ def start(
     settings: Settings, address: str = "", tls: tuple[str, str] | None = None, proxies: str = "EveryNode"
 ) -> Service:
     """Returns when entrances answer; targets start in the background. `address` as Ray writes it, empty = the Ray of
-    this machine, or one that is started here.
+    this machine, or one that is started here; "local" = one that is started here whatever else runs.
 
     Raises `ConnectFailed` where no Ray answers, `ConfigError` for settings that cannot be served this way.
     """
-    key_ring(settings)
+    checked(settings)
     server = settings.server
     if not server.port:
         raise ConfigError("a cluster needs the same port on every node: set server.port", key="server.port")
@@ -127,8 +129,9 @@ def connect(address: str = "") -> bool:
         **quiet,
     }  # all that Serve starts for us inherits it
     try:
-        ray.init(address or "auto", **joining)
-        return True
+        if address != "local":
+            ray.init(address or "auto", **joining)
+            return True
     except ConnectionError as error:
         if address or os.environ.get("RAY_ADDRESS"):
             where = address or os.environ["RAY_ADDRESS"]
@@ -139,9 +142,7 @@ def connect(address: str = "") -> bool:
 
 def application(settings: Settings, run: str) -> Any:
     """Entrances and owner as one application of Serve. `run` tells this start from others."""
-    if not settings.targets:
-        raise ConfigError("a cluster needs targets in its configuration: add llm.providers", source=settings.source)
-    settings = replace(settings, origins={})
+    settings = replace(checked(settings), origins={})
     owner = serve.deployment(
         Owner,
         name=OWNER,
@@ -163,6 +164,15 @@ def application(settings: Settings, run: str) -> Any:
     ).bind(settings, APPLICATION, owner)
 
 
+def checked(settings: Settings) -> Settings:
+    """`settings`, which the entrances can go by. Raises `ConfigError` for what they would stumble over."""
+    if not settings.targets:
+        raise ConfigError("a cluster needs targets in its configuration: add llm.providers", source=settings.source)
+    key_ring(settings)
+    designs_of(settings, catalog_of(settings))
+    return settings
+
+
 def notices(settings: Settings) -> list[str]:
     """What a user should know of these settings in a cluster, besides what he should on one machine."""
     said = [one for one in build_notices(settings) if "has no effect" not in one or "started by us" in one]
@@ -180,5 +190,4 @@ def build(arguments: dict[str, Any]) -> Any:
     """For a configuration of Serve itself (`import_path: roundhouse.cluster.start:build`): `config` names the file."""
     path = Path(arguments["config"])
     settings = load_settings(path, environ=os.environ, cwd=Path.cwd(), types=provider_types())
-    key_ring(settings)
     return application(settings, hashlib.sha256(path.read_bytes()).hexdigest()[:16])

@@ -24,3 +24,7 @@ class Hosting(Protocol):
     def room(self, settings: Settings) -> Room:
         """Where they have to fit."""
         ...
+
+    def same_engines(self, one: TargetSettings, other: TargetSettings) -> bool:
+        """Whether the engines of one entry can serve another of its name as they are."""
+        ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from roundhouse.config import Settings, TargetSettings
 from roundhouse.core.errors import InvalidRequest
@@ -12,7 +13,7 @@ from roundhouse.engines.spares import Spares
 from roundhouse.gateway.build import build_room, build_target, build_targets, room_policy
 from roundhouse.gateway.embeddings import Embeddings
 from roundhouse.gateway.hosting import Hosting
-from roundhouse.gateway.reload import Reloaded, compare
+from roundhouse.gateway.reload import Reloaded, compare, same_engines
 from roundhouse.routing.manager import Manager
 from roundhouse.routing.route import Tiers
 from roundhouse.routing.run import Policy
@@ -64,6 +65,11 @@ class House:
         self.embeddings = Embeddings(self.manager, self.tell)
         self.manager.start(entry.name for entry in settings.targets if entry.preload)
 
+    @property
+    def serving(self) -> Settings:
+        """The settings with each target as it serves: one that is to be exchanged, or could not be, is what it was."""
+        return replace(self.settings, targets=tuple(self._entries[one.name] for one in self.settings.targets))
+
     async def aclose(self) -> None:
         await self.embeddings.aclose()
         await self.manager.aclose()
@@ -76,7 +82,8 @@ class House:
         """
         if any(not switch.over for switch in self.manager.turntable.switches.values()):
             raise InvalidRequest("a switch is under way; reload when it is over", param="")
-        change = compare(self.settings, tuple(self._entries.values()), new)
+        same = same_engines if self._hosting is None else self._hosting.same_engines
+        change = compare(self.settings, tuple(self._entries.values()), new, same)
         self._generation += 1
         built = {
             entry.name: self._build(entry, new)

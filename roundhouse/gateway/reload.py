@@ -6,13 +6,13 @@ does not start, the old one goes on serving, and the next reload tries again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from roundhouse.config import Server, Settings, TargetSettings
 
-__all__ = ["Change", "Reloaded", "compare"]
+__all__ = ["Change", "Reloaded", "compare", "same_engines"]
 
 # Fields of an entry that can change while its engines run; the others make it another model, or another way to it.
 _LIVE = ("family", "timeout_s", "sampling", "ttl_s", "pin", "preload", "check")
@@ -54,12 +54,24 @@ class Reloaded:
         }
 
 
-def compare(old: Settings, entries: Sequence[TargetSettings], new: Settings) -> Change:
-    """`entries` are those that serve now: one of `old` that could not be exchanged is still what it was."""
+def same_engines(one: TargetSettings, other: TargetSettings) -> bool:
+    """Whether engines that were started for one entry can serve the other as they are."""
+    return replace(one, **{name: getattr(other, name) for name in _LIVE}) == other
+
+
+def compare(
+    old: Settings,
+    entries: Sequence[TargetSettings],
+    new: Settings,
+    same: Callable[[TargetSettings, TargetSettings], bool] = same_engines,
+) -> Change:
+    """`entries` are those that serve now: one of `old` that could not be exchanged is still what it was. `same`: of two
+    entries of a name, whether the engines of one can serve the other.
+    """
     before = {entry.name: entry for entry in entries}
     after = {entry.name: entry for entry in new.targets}
     both = [name for name in after if name in before]
-    exchanged = tuple(name for name in both if not _same_engines(before[name], after[name]))
+    exchanged = tuple(name for name in both if not same(before[name], after[name]))
     adjusted = tuple(name for name in both if name not in exchanged and before[name] != after[name])
     later, renewed = _settings(old, new)
     return Change(
@@ -89,7 +101,3 @@ def _settings(old: Settings, new: Settings) -> tuple[tuple[str, ...], tuple[str,
 
 def _differ(name: str, one: Any, other: Any) -> bool:
     return bool(getattr(one, name) != getattr(other, name))
-
-
-def _same_engines(one: TargetSettings, other: TargetSettings) -> bool:
-    return replace(one, **{name: getattr(other, name) for name in _LIVE}) == other

@@ -115,15 +115,19 @@ class Client:
 
 @dataclass
 class Running:
-    """The cluster and the service in it. `log`: what the engines that sleep write of their answers. `mark`: what all
-    processes of it have in their environment.
+    """The cluster and the service in it, by the file `config`. `log`: what the engines that sleep write of their
+    answers. `mark`: what all processes of it have in their environment.
     """
 
     cluster: Any
     url: str
     log: Path
-    settings: Settings
+    config: Path
     mark: str
+
+    def settings(self) -> Settings:
+        """What the file says now."""
+        return load(self.config, environ={}, cwd=self.config.parent, types=provider_types())
 
     def node_of(self, engine: str) -> Any:
         """A node beside the head that runs a child with `engine` in its command line."""
@@ -154,7 +158,7 @@ def _words(process: psutil.Process) -> str:
         return ""
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
@@ -185,11 +189,13 @@ def running() -> Iterator[Running]:
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=node)
         for _ in range(2):
             cluster.add_node(**node)
-        (home / "c.yaml").write_text(CONFIG.format(sleeper=SLEEPER, log=home / "log", port=_free_port()))
-        settings = load(home / "c.yaml", environ={}, cwd=home, types=provider_types())
+        config = home / "c.yaml"
+        config.write_text(CONFIG.format(sleeper=SLEEPER, log=home / "log", port=free_port()))
+        found = Running(cluster, "", home / "log", config, mark)
         connect(cluster.address)
-        service = start(settings, proxies="HeadOnly")
-        yield Running(cluster, service.url, home / "log", settings, mark)
+        service = start(found.settings(), proxies="HeadOnly")
+        found.url = service.url
+        yield found
     finally:
         with warnings.catch_warnings():  # it ends within whichever test is the last, with that one's filters
             warnings.simplefilter("ignore")
