@@ -16,6 +16,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from roundhouse.cluster.answered import answered
 from roundhouse.cluster.fleet import ENGINE
 from roundhouse.cluster.owner import OWNER
 from roundhouse.cluster.published import CanaryTold, News, Published, Report, Seen
@@ -110,10 +111,7 @@ class Link:
 
     async def order(self, what: str, asked: object, kind: Any) -> Any:
         """Have the owner do it. Raises what it raises, `EngineError` while there is no owner."""
-        try:
-            data = await self._owner.order.remote(what, msgspec.msgpack.encode(asked))
-        except (RayError, RayServeException) as error:
-            raise EngineError(f"the owner of the cluster's routes is being restarted ({error}); try again") from error
+        data = await answered(self._owner.order.remote(what, msgspec.msgpack.encode(asked)))
         reply = msgspec.msgpack.decode(data)
         if "error" in reply:
             raise restored(reply["error"])

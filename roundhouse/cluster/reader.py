@@ -13,9 +13,8 @@ from typing import Any
 
 import msgspec
 from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 
+from roundhouse.cluster.answered import answered
 from roundhouse.cluster.owner import OWNER
 from roundhouse.cluster.start import APPLICATION, checked
 from roundhouse.config import Settings
@@ -49,12 +48,14 @@ class Reader:
         """Read it for whoever asks the service to. Does not return."""
         while True:
             try:
-                if number := await self._owner.wanted.remote():
-                    with suppress(Error):  # whoever asked is told
-                        await self._given(number)
-            except (RayError, RayServeException) as error:
-                log.info("no owner asks for the configuration: %s", error)
+                number = await answered(self._owner.wanted.remote())
+            except EngineError as error:
+                log.info("nobody asks for the configuration: %s", error)
                 await asyncio.sleep(_AGAIN_S)
+                continue
+            if number:
+                with suppress(Error):  # whoever asked is told
+                    await self._given(number)
 
     async def _given(self, number: int) -> dict[str, Any]:
         """`number`: of the request by which it is read, 0 = nobody waits for it elsewhere."""
@@ -65,10 +66,7 @@ class Reader:
             if not number:
                 raise
             failure = msgspec.msgpack.encode(portable(error))
-        try:
-            reply = msgspec.msgpack.decode(await self._owner.read.remote(number, settings, failure))
-        except (RayError, RayServeException) as error:
-            raise EngineError(f"the owner of the cluster's routes is being restarted ({error}); try again") from error
+        reply = msgspec.msgpack.decode(await answered(self._owner.read.remote(number, settings, failure)))
         if "error" in reply:
             raise restored(reply["error"])
         return dict(reply["value"])

@@ -112,6 +112,8 @@ async def test_targets_come_change_and_go_under_load_and_what_dies_then_comes_ba
     assert [one for one in outcomes if one.error or not one.finished] == []
     assert (await client.state())["routes"]["switched"]["targets"] == [["other"]]
     assert {one.pid for one in held.processes("llamacpp_worker")} == engines
+    status, told = await client.order("reload")
+    assert (status, told["added"], told["switches"]) == (200, [], []), told
     status, told = await client.order("switch", route="switched", target="demo", wait=True)
     assert (status, told["state"]) == (200, "done"), told
 
