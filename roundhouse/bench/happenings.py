@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from roundhouse.core.errors import Error
+from roundhouse.core.errors import ConnectFailed, Error, TimedOut
 from roundhouse.providers.base import Endpoint
 from roundhouse.providers.http import HTTPClient
 from roundhouse.telemetry.events import OK, EngineDied, Event, Evicted, LoadEnded, SwitchEnded
@@ -21,6 +21,7 @@ from roundhouse.telemetry.events import OK, EngineDied, Event, Evicted, LoadEnde
 __all__ = ["Happening", "Happenings", "changes"]
 
 _LOOK_S = 1.0
+_ANSWER_S = 10.0  # of a server under load
 _MOST = 1000
 
 
@@ -55,7 +56,9 @@ class Happenings:
 
     @asynccontextmanager
     async def watching(self, root: str, key: str) -> AsyncIterator[None]:
-        """Look at the server at `root` meanwhile; one that is not ours, or shows nothing to `key`, is left alone."""
+        """Look at the server at `root` meanwhile, however slow it is; one that is not ours, or shows nothing to `key`,
+        is left alone.
+        """
         task = asyncio.ensure_future(self._watch(root, key))
         try:
             yield
@@ -77,12 +80,13 @@ class Happenings:
         before: Mapping[str, Any] | None = None
         try:
             while True:
-                state = await client.get("/admin/state", limit_s=_LOOK_S)
-                if not isinstance(state, dict) or not {"switches", "replicas"} <= state.keys():
-                    return
-                for what in changes(before, state) if before is not None else ():
-                    self._add(time.monotonic(), what)
-                before = state
+                with contextlib.suppress(ConnectFailed, TimedOut):
+                    state = await client.get("/admin/state", limit_s=_ANSWER_S)
+                    if not isinstance(state, dict) or not {"switches", "replicas"} <= state.keys():
+                        return
+                    for what in changes(before, state) if before is not None else ():
+                        self._add(time.monotonic(), what)
+                    before = state
                 await asyncio.sleep(_LOOK_S)
         except Error:
             return

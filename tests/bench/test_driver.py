@@ -163,9 +163,14 @@ async def test_a_server_of_ours_is_watched_and_another_is_left_alone(monkeypatch
     states = iter([_state("ready"), _state("ready", "warming"), _state("failed", "done"), _state("failed", "done")])
     over = asyncio.Event()
 
+    monkeypatch.setattr(happening, "_ANSWER_S", 2.0)
+    slow = iter([False, True])
+
     async def ours(exchange: Exchange) -> None:
         assert exchange.headers["authorization"] == "Bearer key-of-an-operator"
-        if (state := next(states, None)) is None:
+        if next(slow, False):  # once it is too busy to tell
+            await exchange.gone.wait()
+        elif (state := next(states, None)) is None:
             over.set()
             await exchange.whole({"error": {}}, 500)
         else:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from tests.server.conftest import serve
 
 # Endless by design, or of an Ollama that is not there.
 LEFT_OUT = {"/admin/live", "/"}
+_PARTS = 6
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +49,22 @@ def test_the_document_has_every_path_once_and_each_body_a_schema(document: dict[
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-@pytest.mark.timeout(400)  # some thousand requests, of a process that a busy machine may give a fifth of a core
-def test_requests_made_from_the_document_find_no_mistake_of_ours(root: str, document: dict[str, Any]) -> None:
+@pytest.mark.parametrize("part", range(_PARTS))
+def test_requests_made_from_the_document_find_no_mistake_of_ours(
+    root: str, document: dict[str, Any], part: int
+) -> None:
     """Right ones and wrong ones: an answer is 2xx or a refusal, never a 5xx, and always JSON where it says so."""
     schema = schemathesis.openapi.from_dict(document)
     schema.config.update(base_url=root)
     asked = 0
     with httpx.Client(timeout=20) as client:
-        for found in schema.get_all_operations():
+        for found in islice(schema.get_all_operations(), part, None, _PARTS):
             operation = found.ok()
             if operation.path in LEFT_OUT or operation.path.startswith("/static/"):
                 continue
             for mode in GenerationMode:
                 asked += _probe(client, root, operation, mode, _refusal(document, operation))
-    assert asked > 200
+    assert asked > 200 / _PARTS
 
 
 def _refusal(document: dict[str, Any], operation: Any) -> dict[str, Any]:
