@@ -7,9 +7,6 @@ from enum import Enum
 
 __all__ = ["ANSWER", "CASES", "Case", "Owed", "Seen", "judge"]
 
-# What a busy machine may take for any of them. Waits are scaled down, its pace is not.
-_PACE_S = 5.0
-
 ANSWER = "The turntable carries one locomotive at a time, and the traffic on the line does not stop for it."
 
 
@@ -90,7 +87,7 @@ CASES: tuple[Case, ...] = (
 
 def judge(case: Case, seen: Seen, scale: float) -> str:
     """What is wrong with what was seen; empty = nothing."""
-    if seen.seconds > max(_PACE_S, case.within_s * scale):
+    if seen.seconds > max(2.0, case.within_s * scale):
         return f"took {seen.seconds:.1f} s"
     if case.owed is Owed.RELEASE:
         if seen.released_s is None:
