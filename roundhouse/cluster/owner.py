@@ -25,7 +25,7 @@ from roundhouse.cluster.provider import ClusterProvider
 from roundhouse.cluster.published import CanaryTold, Followers, News, Published, Report
 from roundhouse.cluster.questions import Gathering, Scrape, What
 from roundhouse.cluster.reading import Reading
-from roundhouse.cluster.renewal import as_told, taken_over
+from roundhouse.cluster.renewal import as_told, leading, taken_over
 from roundhouse.cluster.room import ClusterRoom, planned_by_the_fleet
 from roundhouse.cluster.shares import scale_of
 from roundhouse.config import Settings, TargetSettings
@@ -33,7 +33,7 @@ from roundhouse.core.errors import Error
 from roundhouse.core.portable import portable, restored
 from roundhouse.engines.lifecycle import EngineState
 from roundhouse.gateway.build import capabilities_of
-from roundhouse.gateway.house import House, tiers_of
+from roundhouse.gateway.house import House
 from roundhouse.gateway.plan import is_managed, slots_of
 from roundhouse.gateway.reload import same_engines
 from roundhouse.providers.base import DescribesModel, LLMProvider
@@ -267,16 +267,8 @@ class Owner:
         return replace(done, change=as_told(done.change, serving, new)).as_dict()
 
     def _tiers(self, settings: Settings) -> Mapping[str, Tiers]:
-        """As configured; but a route that is configured as it was leads where it was switched to."""
-        there = {one.name for one in settings.targets}
-        before = tiers_of(self._settings)
-        led = {
-            name: tiers for name, tiers in self._led.items() if there.issuperset(one for tier in tiers for one in tier)
-        }
-        return {
-            name: led[name] if name in led and before.get(name) == tiers else tiers
-            for name, tiers in tiers_of(settings).items()
-        }
+        """As `House` asks, at the start and at each reload."""
+        return leading(self._settings, self._led, settings)
 
     @property
     def _switching(self) -> bool:

@@ -45,7 +45,7 @@ class Reading:
         try:
             return await asyncio.wait_for(came, _READ_S)
         except TimeoutError as error:
-            raise EngineError(f"the configuration was not read within {_READ_S:g} s; nothing has changed") from error
+            raise EngineError(f"the configuration was not read within {_READ_S:g} s, and may be yet") from error
         finally:
             self._waiting.pop(number, None)
 

@@ -90,6 +90,13 @@ class Client:
             outcome.finished = outcome.finished or choice["finish_reason"] is not None
         outcome.seams += told.get("roundhouse", {}).get("seams", ())
 
+    async def load(self, model: str, outcomes: list[Outcome], ended: asyncio.Event) -> None:
+        """Ask one question after the other until it has `ended`."""
+        number = 0
+        while not ended.is_set():
+            number += 1
+            outcomes.append(await self.ask(model, f"Question {number}", max_tokens=8))
+
     async def state(self) -> dict[str, Any]:
         async with self.http.get(f"{self.url}/admin/state", timeout=self._limit) as response:
             assert response.status == 200, await response.text()

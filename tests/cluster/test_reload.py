@@ -57,11 +57,6 @@ async def _over(client: Client, switches: list[str]) -> list[dict[str, Any]]:
     return ended
 
 
-async def _load(client: Client, route: str, outcomes: list[Outcome], ended: asyncio.Event) -> None:
-    while not ended.is_set():
-        outcomes.append(await client.ask(route, f"Question {len(outcomes)}", max_tokens=8))
-
-
 async def test_targets_come_change_and_go_under_load_and_what_dies_then_comes_back_by_it(
     held: Running, client: Client
 ) -> None:
@@ -72,7 +67,7 @@ async def test_targets_come_change_and_go_under_load_and_what_dies_then_comes_ba
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as clients:
         for route in ("default", "switched", "switched"):
-            clients.create_task(_load(client, route, outcomes, ended))
+            clients.create_task(client.load(route, outcomes, ended))
         text = held.config.read_text().replace(OTHER, "name: other, n_threads: 1, n_ctx: 1536")
         text = text.replace(ASLEEP, ADDED).replace("seldom: [asleep]", "fresh: [added]")
         held.config.write_text(text.replace("server: {", "server: {connections: 4000, "))

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from roundhouse.cluster.renewal import as_told, taken_over
-from roundhouse.config import load_mapping
+from roundhouse.cluster.renewal import as_told, leading, taken_over
+from roundhouse.config import Settings, load_mapping
 from roundhouse.gateway.reload import compare
 
 TARGET = {"type": "llamacpp", "name": "a", "model": "demo"}
@@ -27,3 +27,19 @@ def test_what_applications_are_named_by_and_what_serve_was_started_with_wait_for
     assert set(told.later) == {"server.port", "server.connections", "server.drain", "limits.load", "resources"}
     again = as_told(compare(serving, serving.targets, new), serving, new)
     assert again.later == ("limits.load", "resources")
+
+
+def test_a_switched_route_stays_switched_unless_it_is_configured_anew_or_its_target_is_gone() -> None:
+    def settings(targets: str, **routes: list[str]) -> Settings:
+        return load_mapping({"llm": {"providers": [{**TARGET, "name": one} for one in targets]}, "routes": routes})
+
+    before = settings("abc", x=["a"], y=["a"], z=["a"])
+    led = {"x": (("b",),), "y": (("b",),), "z": (("c",),)}
+    told = leading(before, led, settings("ab", x=["a"], y=["a", "b"], z=["a"], new=["b"]))
+    assert {name: told[name] for name in ("x", "y", "z", "new", "b")} == {
+        "x": (("b",),),
+        "y": (("a",), ("b",)),
+        "z": (("a",),),
+        "new": (("b",),),
+        "b": (("b",),),
+    }

@@ -96,7 +96,7 @@ async def test_a_switch_to_a_target_that_sleeps_starts_it_before_anybody_is_sent
     outcomes: list[Outcome] = []
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as clients:
-        clients.create_task(_load(client, "switched", outcomes, ended))
+        clients.create_task(client.load("switched", outcomes, ended))
         status, told = await client.order("switch", route="switched", target="asleep", wait=True)
         ended.set()
     assert (status, told["state"]) == (200, "done"), told
@@ -107,13 +107,6 @@ async def test_a_switch_to_a_target_that_sleeps_starts_it_before_anybody_is_sent
 
 async def _running(client: Client, target: str) -> int:
     return int((await client.row(target))["nodes"].get("running", 0))
-
-
-async def _load(client: Client, route: str, outcomes: list[Outcome], ended: asyncio.Event) -> None:
-    number = 0
-    while not ended.is_set():
-        number += 1
-        outcomes.append(await client.ask(route, f"Question {number}", max_tokens=8))
 
 
 async def _got(client: Client, path: str) -> tuple[int, str]:
@@ -170,7 +163,7 @@ async def test_a_switch_under_load_fails_no_request(client: Client) -> None:
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as clients:
         for _ in range(4):
-            clients.create_task(_load(client, "switched", outcomes, ended))
+            clients.create_task(client.load("switched", outcomes, ended))
         for target, canary in (("other", None), ("demo", {"percent": 40, "for_s": 2})):
             more = {"canary": canary} if canary else {}
             status, told = await client.order("switch", route="switched", target=target, wait=True, **more)
@@ -197,7 +190,7 @@ async def test_a_model_that_does_not_start_never_serves_and_all_is_as_before(cli
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as clients:
         for _ in range(2):
-            clients.create_task(_load(client, "switched", outcomes, ended))
+            clients.create_task(client.load("switched", outcomes, ended))
         status, told = await client.order("switch", route="switched", target="broken", wait=True)
         ended.set()
     assert (status, told["state"]) == (409, "failed")
