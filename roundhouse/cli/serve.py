@@ -99,7 +99,8 @@ def _serve_cluster(settings: Settings, where: str, tls: tuple[str, str] | None, 
     """Until a signal, which ends the whole service; requests that run are finished first."""
     kind, _, address = where.partition("://")
     if kind != "ray":
-        raise ConfigError(f"--cluster {where}: expected ray, or ray://HOST:PORT", source="flag", key="cluster")
+        said = f"--cluster {where}: expected ray, ray://local, or ray://HOST:PORT"
+        raise ConfigError(said, source="flag", key="cluster")
     _take_token()
     try:
         import ray  # noqa: F401 - whether it is there
